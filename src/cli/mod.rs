@@ -1,0 +1,1 @@
+//! The commands: what a person types, wired to the parts that do it.

@@ -1,0 +1,1 @@
+//! The control plane: makes and changes tenants on real servers and in the registry.

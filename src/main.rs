@@ -1,0 +1,3 @@
+//! The pgtenant binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sockets and TLS: byte streams that the floors above read and write.

@@ -1,0 +1,5 @@
+//! Pools of anything: limits, waiting, idle and life times; knows no PostgreSQL.
+
+mod config;
+
+pub use config::Config;

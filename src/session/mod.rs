@@ -1,0 +1,5 @@
+//! One client session: checkout, relay, transaction state, pinning, checkin.
+
+mod config;
+
+pub use config::Config;
