@@ -1,0 +1,559 @@
+//! A conservative look at statement text: which session state might it leave behind? One pass, no allocation, any pieces.
+//!
+//! The lexical rules are those of PostgreSQL's scanner (documentation, 4.1 Lexical Structure) with
+//! `standard_conforming_strings = on`. A false alarm costs sharing; a miss would lose a client's state, so whatever is
+//! unclear counts.
+
+use std::fmt;
+
+/// Session state that a statement might leave behind, as a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Effects(u16);
+
+impl Effects {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// `SET` of a session parameter, `set_config`, `RESET`.
+    pub const PARAMETER: Self = Self(1);
+    /// `LISTEN` or `UNLISTEN`.
+    pub const LISTEN: Self = Self(1 << 1);
+    /// A session-level advisory lock.
+    pub const ADVISORY_LOCK: Self = Self(1 << 2);
+    /// A temporary table, view or sequence.
+    pub const TEMPORARY: Self = Self(1 << 3);
+    /// A cursor that outlives its transaction.
+    pub const HOLD_CURSOR: Self = Self(1 << 4);
+    /// SQL-level `PREPARE` and `DEALLOCATE`.
+    pub const PREPARE: Self = Self(1 << 5);
+    /// `LOAD` of a library.
+    pub const LOAD: Self = Self(1 << 6);
+    /// `DISCARD`.
+    pub const DISCARD: Self = Self(1 << 7);
+    /// `lastval()`, `currval()`, `setseed()`: state of the session that other statements read.
+    pub const SEQUENCE: Self = Self(1 << 8);
+    /// `DO`: code that cannot be looked into.
+    pub const CODE: Self = Self(1 << 9);
+    /// A named statement of the extended protocol.
+    pub const PREPARED_STATEMENT: Self = Self(1 << 10);
+    /// A reported parameter changed without a `SET` in sight.
+    pub const REPORTED: Self = Self(1 << 11);
+    /// Replication or another mode that takes the connection over.
+    pub const REPLICATION: Self = Self(1 << 12);
+    /// Text that this scanner cannot read reliably (old string syntax, an encoding that is unsafe to scan).
+    pub const UNREADABLE: Self = Self(1 << 13);
+    /// An unnamed prepared statement that lives on after its Sync.
+    pub const UNNAMED_STATEMENT: Self = Self(1 << 14);
+
+    const NAMES: [(Self, &'static str); 15] = [
+        (Self::PARAMETER, "parameter"),
+        (Self::LISTEN, "listen"),
+        (Self::ADVISORY_LOCK, "advisory_lock"),
+        (Self::TEMPORARY, "temporary"),
+        (Self::HOLD_CURSOR, "hold_cursor"),
+        (Self::PREPARE, "prepare"),
+        (Self::LOAD, "load"),
+        (Self::DISCARD, "discard"),
+        (Self::SEQUENCE, "sequence"),
+        (Self::CODE, "code"),
+        (Self::PREPARED_STATEMENT, "prepared_statement"),
+        (Self::REPORTED, "reported"),
+        (Self::REPLICATION, "replication"),
+        (Self::UNREADABLE, "unreadable"),
+        (Self::UNNAMED_STATEMENT, "unnamed_statement"),
+    ];
+
+    /// Adds all of another set.
+    pub fn insert(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Takes all of another set away.
+    pub fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+
+    /// Whether any of another set is in this one.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The names of what is in it: metric labels and console words.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
+    }
+}
+
+impl fmt::Display for Effects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, name) in self.names().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            f.write_str(name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Longest word that matters; longer ones are no keyword.
+const WORD_BYTES_MAX: usize = 32;
+/// Longest tag of a dollar quote that is followed; a longer one cannot be told apart and counts as unreadable.
+const TAG_BYTES_MAX: usize = 64;
+
+/// How the names of schemas with temporary objects begin.
+const SCHEMA_OF_TEMPORARIES: &[u8] = b"pg_temp";
+
+/// Where in the text the scan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Plain,
+    Word,
+    Number,
+    Dash,
+    LineComment,
+    Slash,
+    BlockComment { depth: u32, last: u8 },
+    Quoted { escapes: bool, backslash: bool },
+    Identifier,
+    DollarTag,
+    DollarBody { matched: u8 },
+}
+
+/// The words before this one that decide what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// The statement begins here.
+    Start,
+    /// `SET` began the statement; what follows decides.
+    Set,
+    /// `CREATE`, `CREATE OR REPLACE`, `INTO`, `LOCAL`, `GLOBAL`: a `TEMP` here is a temporary object.
+    Makes,
+    /// `WITH`: a `HOLD` here is a cursor's.
+    With,
+    /// `PREPARE` began the statement: `TRANSACTION` would make it harmless.
+    Prepare,
+    /// Anything else.
+    Other,
+}
+
+/// The scan of one statement text, fed in pieces.
+#[derive(Debug, Clone)]
+pub struct StatementScan {
+    place: Place,
+    before: Before,
+    word: [u8; WORD_BYTES_MAX],
+    word_len: usize,
+    tag: [u8; TAG_BYTES_MAX],
+    tag_len: usize,
+    effects: Effects,
+}
+
+impl Default for StatementScan {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Scans a whole text.
+#[must_use]
+pub fn effects_of(text: &[u8]) -> Effects {
+    let mut scan = StatementScan::new();
+    scan.feed(text);
+    scan.finish()
+}
+
+impl StatementScan {
+    /// A scan at the start of a text.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            place: Place::Plain,
+            before: Before::Start,
+            word: [0; WORD_BYTES_MAX],
+            word_len: 0,
+            tag: [0; TAG_BYTES_MAX],
+            tag_len: 0,
+            effects: Effects::NONE,
+        }
+    }
+
+    /// What the text might leave behind, at its end.
+    #[must_use]
+    pub fn finish(mut self) -> Effects {
+        if self.place == Place::Word {
+            self.word_ends();
+        }
+        if self.before == Before::Set || self.before == Before::Prepare {
+            self.resolve_open_keyword();
+        }
+        self.effects
+    }
+
+    /// Reads a piece of the text.
+    pub fn feed(&mut self, text: &[u8]) {
+        let mut at = 0;
+        while at < text.len() {
+            at = match self.place {
+                Place::Plain => self.plain(text, at),
+                Place::Word => self.in_word(text, at),
+                Place::Number => self.in_number(text, at),
+                Place::Dash => self.after(text, at, b'-', Place::LineComment),
+                Place::Slash => self.after(text, at, b'*', Place::BlockComment { depth: 1, last: 0 }),
+                Place::LineComment => match memchr::memchr2(b'\n', b'\r', &text[at..]) {
+                    Some(end) => self.go(Place::Plain, at + end + 1),
+                    None => text.len(),
+                },
+                Place::BlockComment { depth, last } => self.in_block_comment(text[at], depth, last, at),
+                Place::Quoted { escapes, backslash } => self.in_quotes(text, at, escapes, backslash),
+                Place::Identifier => match memchr::memchr(b'"', &text[at..]) {
+                    Some(end) => self.go(Place::Plain, at + end + 1),
+                    None => text.len(),
+                },
+                Place::DollarTag => self.in_dollar_tag(text[at], at),
+                Place::DollarBody { matched } => self.in_dollar_body(text, at, matched),
+            };
+        }
+    }
+
+    fn go(&mut self, place: Place, at: usize) -> usize {
+        self.place = place;
+        at
+    }
+
+    fn plain(&mut self, text: &[u8], at: usize) -> usize {
+        let byte = text[at];
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c | b'(' => {}
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => {
+                self.word_len = 0;
+                return self.go(Place::Word, at);
+            }
+            b'0'..=b'9' => {
+                self.other_token();
+                return self.go(Place::Number, at + 1);
+            }
+            b'\'' => {
+                self.other_token();
+                return self.go(Place::Quoted { escapes: false, backslash: false }, at + 1);
+            }
+            b'"' => {
+                // A quoted name ends whatever keyword was open, and may itself be schema-qualified state (`"pg_temp"`).
+                let seen = (text.len() - at - 1).min(SCHEMA_OF_TEMPORARIES.len());
+                if text[at + 1..at + 1 + seen] == SCHEMA_OF_TEMPORARIES[..seen] {
+                    self.effects.insert(Effects::TEMPORARY);
+                }
+                self.other_token();
+                return self.go(Place::Identifier, at + 1);
+            }
+            b'$' => {
+                self.other_token();
+                self.tag_len = 0;
+                return self.go(Place::DollarTag, at + 1);
+            }
+            b'-' => return self.go(Place::Dash, at + 1),
+            b'/' => return self.go(Place::Slash, at + 1),
+            b';' => {
+                self.resolve_open_keyword();
+                self.before = Before::Start;
+            }
+            _ => self.other_token(),
+        }
+        at + 1
+    }
+
+    /// The byte after a `-` or `/`: a comment begins, or it was an operator.
+    fn after(&mut self, text: &[u8], at: usize, opens: u8, comment: Place) -> usize {
+        if text[at] == opens {
+            return self.go(comment, at + 1);
+        }
+        self.other_token();
+        self.go(Place::Plain, at)
+    }
+
+    fn in_word(&mut self, text: &[u8], mut at: usize) -> usize {
+        while at < text.len() {
+            let byte = text[at];
+            if !(byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80) {
+                break;
+            }
+            if self.word_len < WORD_BYTES_MAX {
+                self.word[self.word_len] = byte.to_ascii_lowercase();
+            }
+            self.word_len = self.word_len.saturating_add(1);
+            at += 1;
+        }
+        if at == text.len() {
+            return at;
+        }
+        if text[at] == b'\'' {
+            let escapes = self.word_len == 1 && self.word[0] == b'e';
+            self.other_token();
+            return self.go(Place::Quoted { escapes, backslash: false }, at + 1);
+        }
+        self.word_ends();
+        self.go(Place::Plain, at)
+    }
+
+    fn in_number(&mut self, text: &[u8], mut at: usize) -> usize {
+        while at < text.len() && (text[at].is_ascii_alphanumeric() || matches!(text[at], b'.' | b'_')) {
+            at += 1;
+        }
+        if at < text.len() {
+            self.place = Place::Plain;
+        }
+        at
+    }
+
+    fn in_block_comment(&mut self, byte: u8, depth: u32, last: u8, at: usize) -> usize {
+        let place = match (last, byte) {
+            (b'/', b'*') => Place::BlockComment { depth: depth.saturating_add(1), last: 0 },
+            (b'*', b'/') if depth == 1 => Place::Plain,
+            (b'*', b'/') => Place::BlockComment { depth: depth - 1, last: 0 },
+            _ => Place::BlockComment { depth, last: byte },
+        };
+        self.go(place, at + 1)
+    }
+
+    /// Inside `'…'`. A doubled quote closes and opens again, which comes to the same.
+    fn in_quotes(&mut self, text: &[u8], at: usize, escapes: bool, backslash: bool) -> usize {
+        if backslash {
+            return self.go(Place::Quoted { escapes, backslash: false }, at + 1);
+        }
+        let rest = &text[at..];
+        let found = if escapes { memchr::memchr2(b'\'', b'\\', rest) } else { memchr::memchr(b'\'', rest) };
+        match found {
+            None => text.len(),
+            Some(end) if rest[end] == b'\\' => self.go(Place::Quoted { escapes, backslash: true }, at + end + 1),
+            Some(end) if escapes => {
+                // A doubled quote must not forget that this is an escape string.
+                match rest.get(end + 1) {
+                    Some(b'\'') => at + end + 2,
+                    Some(_) => self.go(Place::Plain, at + end + 1),
+                    None => {
+                        self.effects.insert(Effects::UNREADABLE);
+                        self.go(Place::Plain, at + end + 1)
+                    }
+                }
+            }
+            Some(end) => self.go(Place::Plain, at + end + 1),
+        }
+    }
+
+    fn in_dollar_tag(&mut self, byte: u8, at: usize) -> usize {
+        if byte == b'$' {
+            return self.go(Place::DollarBody { matched: 0 }, at + 1);
+        }
+        let legal =
+            byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80 || (byte.is_ascii_digit() && self.tag_len > 0);
+        if !legal {
+            // `$1` and the like: a parameter, not a quote.
+            return self.go(if byte.is_ascii_digit() { Place::Number } else { Place::Plain }, at);
+        }
+        if self.tag_len == TAG_BYTES_MAX {
+            self.effects.insert(Effects::UNREADABLE);
+            return self.go(Place::Plain, at);
+        }
+        self.tag[self.tag_len] = byte;
+        self.tag_len += 1;
+        at + 1
+    }
+
+    /// Inside `$tag$…`: `matched` counts the bytes of the closing tag seen so far, the first `$` included.
+    fn in_dollar_body(&mut self, text: &[u8], at: usize, matched: u8) -> usize {
+        let seen = usize::from(matched);
+        if seen == 0 {
+            return match memchr::memchr(b'$', &text[at..]) {
+                Some(found) => self.go(Place::DollarBody { matched: 1 }, at + found + 1),
+                None => text.len(),
+            };
+        }
+        let byte = text[at];
+        if seen <= self.tag_len && self.tag[seen - 1] == byte {
+            return self.go(Place::DollarBody { matched: matched + 1 }, at + 1);
+        }
+        if byte == b'$' {
+            let closed = seen == self.tag_len + 1;
+            return self.go(if closed { Place::Plain } else { Place::DollarBody { matched: 1 } }, at + 1);
+        }
+        self.go(Place::DollarBody { matched: 0 }, at + 1)
+    }
+
+    /// A token that is no word stands where a deciding word could have stood.
+    fn other_token(&mut self) {
+        self.resolve_open_keyword();
+        self.before = Before::Other;
+    }
+
+    /// `SET` or `PREPARE` whose next word did not make it harmless.
+    fn resolve_open_keyword(&mut self) {
+        match self.before {
+            Before::Set => self.effects.insert(Effects::PARAMETER),
+            Before::Prepare => self.effects.insert(Effects::PREPARE),
+            Before::Start | Before::Makes | Before::With | Before::Other => {}
+        }
+    }
+
+    fn word_ends(&mut self) {
+        if self.word_len > WORD_BYTES_MAX {
+            self.other_token();
+            return;
+        }
+        let (word, length) = (self.word, self.word_len);
+        let word = &word[..length];
+        match self.before {
+            Before::Start => return self.first_word(word),
+            Before::Set => {
+                self.before = Before::Other;
+                // These three end with the transaction.
+                if !matches!(word, b"local" | b"transaction" | b"constraints") {
+                    self.effects.insert(Effects::PARAMETER);
+                }
+                return;
+            }
+            Before::Prepare => {
+                self.before = Before::Other;
+                if word != b"transaction" {
+                    self.effects.insert(Effects::PREPARE);
+                }
+                return;
+            }
+            Before::Makes if matches!(word, b"temp" | b"temporary") => self.effects.insert(Effects::TEMPORARY),
+            Before::With if word == b"hold" => self.effects.insert(Effects::HOLD_CURSOR),
+            Before::Makes | Before::With | Before::Other => {}
+        }
+        self.any_word(word);
+    }
+
+    fn first_word(&mut self, word: &[u8]) {
+        self.before = Before::Other;
+        match word {
+            b"set" => self.before = Before::Set,
+            b"prepare" => self.before = Before::Prepare,
+            b"create" => self.before = Before::Makes,
+            b"with" => self.before = Before::With,
+            b"reset" => self.effects.insert(Effects::PARAMETER),
+            b"listen" | b"unlisten" => self.effects.insert(Effects::LISTEN),
+            b"deallocate" => self.effects.insert(Effects::PREPARE),
+            b"load" => self.effects.insert(Effects::LOAD),
+            b"discard" => self.effects.insert(Effects::DISCARD),
+            b"do" => self.effects.insert(Effects::CODE),
+            // EXPLAIN ANALYZE runs what follows, which may be anything but a SET.
+            _ => {}
+        }
+    }
+
+    fn any_word(&mut self, word: &[u8]) {
+        self.before = match word {
+            b"create" | b"or" | b"replace" | b"into" | b"local" | b"global" => Before::Makes,
+            b"with" => Before::With,
+            _ => Before::Other,
+        };
+        let advisory = word.starts_with(b"pg_advisory_") || word.starts_with(b"pg_try_advisory_");
+        if advisory && memchr::memmem::find(word, b"xact").is_none() {
+            self.effects.insert(Effects::ADVISORY_LOCK);
+        } else if word == b"set_config" {
+            self.effects.insert(Effects::PARAMETER);
+        } else if word.starts_with(b"pg_temp") {
+            self.effects.insert(Effects::TEMPORARY);
+        } else if matches!(word, b"lastval" | b"currval" | b"setseed") {
+            self.effects.insert(Effects::SEQUENCE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(text: &str) -> Effects {
+        effects_of(text.as_bytes())
+    }
+
+    #[test]
+    fn ordinary_statements_leave_nothing() {
+        for text in [
+            "",
+            "select abalance from pgbench_accounts where aid = 1234",
+            "UPDATE t SET temp = 1, hold = 2 WHERE a = 'x; SET y'",
+            "INSERT INTO t (load, listen) VALUES ('''; LISTEN x', $1, $$; SET a$$, E'\\'; RESET ALL')",
+            "BEGIN; SELECT 1; COMMIT",
+            "SET LOCAL search_path = a",
+            "set transaction isolation level serializable",
+            "SET CONSTRAINTS ALL DEFERRED",
+            "PREPARE TRANSACTION 'x'",
+            "select pg_advisory_xact_lock(1)",
+            "-- SET x\nSELECT 1 /* ; LISTEN /* ; x */ ; RESET ALL */",
+            "DECLARE c CURSOR FOR SELECT 1",
+            "select 1 from t where a = $1 and b = $2",
+            "WITH x AS (SELECT 1) SELECT * FROM x",
+            "update weather set temp = temp + 1",
+        ] {
+            assert_eq!(of(text), Effects::NONE, "{text}");
+        }
+    }
+
+    #[test]
+    fn statements_that_leave_state_are_seen_wherever_they_stand() {
+        for (text, effect) in [
+            ("SET search_path = a", Effects::PARAMETER),
+            ("  /* hi */ set\tsession x to y", Effects::PARAMETER),
+            ("select 1; SET", Effects::PARAMETER),
+            ("SET \"a.b\" = 1", Effects::PARAMETER),
+            ("RESET ALL", Effects::PARAMETER),
+            ("SELECT set_config('a.b', 'c', false)", Effects::PARAMETER),
+            ("SELECT pg_catalog.set_config('a.b', 'c', false)", Effects::PARAMETER),
+            ("SELECT '--'; SET x = 1", Effects::PARAMETER),
+            ("SELECT $a$ '$b$ $a$; SET x = 1", Effects::PARAMETER),
+            ("SELECT $$ $ $$; SET x = 1", Effects::PARAMETER),
+            ("SELECT $a$ $a $a$; SET x = 1", Effects::PARAMETER),
+            ("SELECT E'a''\\''; SET x = 1", Effects::PARAMETER),
+            ("LISTEN x", Effects::LISTEN),
+            ("unlisten *", Effects::LISTEN),
+            ("SELECT pg_try_advisory_lock(1)", Effects::ADVISORY_LOCK),
+            ("SELECT pg_advisory_unlock_all()", Effects::ADVISORY_LOCK),
+            ("CREATE TEMP TABLE t (a int)", Effects::TEMPORARY),
+            ("CREATE OR REPLACE TEMPORARY VIEW v AS SELECT 1", Effects::TEMPORARY),
+            ("create /* x */ local -- y\n temp table t ()", Effects::TEMPORARY),
+            ("SELECT 1 INTO TEMP t", Effects::TEMPORARY),
+            ("CREATE TABLE pg_temp.t ()", Effects::TEMPORARY),
+            ("CREATE TABLE \"pg_temp\".t ()", Effects::TEMPORARY),
+            ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", Effects::HOLD_CURSOR),
+            ("PREPARE a AS SELECT 1", Effects::PREPARE),
+            ("DEALLOCATE ALL", Effects::PREPARE),
+            ("LOAD 'auto_explain'", Effects::LOAD),
+            ("DISCARD ALL", Effects::DISCARD),
+            ("select lastval()", Effects::SEQUENCE),
+            ("DO $$ begin set x = 1; end $$", Effects::CODE),
+            ("(SELECT 1); listen a", Effects::LISTEN),
+        ] {
+            assert_eq!(of(text), effect, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_never_hide_what_the_whole_shows(text in "[a-zSETLI '$;*/\\\\\"-]{0,60}", cut in 0usize..60) {
+            let bytes = text.as_bytes();
+            let cut = cut.min(bytes.len());
+            let mut scan = StatementScan::new();
+            scan.feed(&bytes[..cut]);
+            scan.feed(&bytes[cut..]);
+            let pieces = scan.finish();
+            let whole = effects_of(bytes);
+            prop_assert!(pieces.0 & whole.0 == whole.0 || pieces.has(Effects::UNREADABLE), "{pieces} for {whole}");
+        }
+
+        #[test]
+        fn any_bytes_are_read_to_the_end(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = effects_of(&bytes).names().count();
+        }
+    }
+}
