@@ -4,6 +4,7 @@
 pub mod auth;
 pub mod backend;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod frontend;
