@@ -1,0 +1,6 @@
+//! Everything that needs real PostgreSQL, or more than one room, in one binary: a file per subject.
+
+#[cfg(test)]
+mod cluster;
+#[cfg(test)]
+mod support;

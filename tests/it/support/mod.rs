@@ -1,0 +1,5 @@
+//! What the tests stand on: a shared PostgreSQL server, and databases and roles of a test's own.
+
+mod postgres;
+
+pub(crate) use postgres::{cluster, database, role};
