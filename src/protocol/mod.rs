@@ -1,13 +1,20 @@
 //! PostgreSQL's wire protocol: bytes in, messages out, no I/O.
 
 mod frame;
+mod options;
 mod pending;
 mod report;
 mod sqlstate;
+mod startup;
 mod statement;
 
 pub use frame::{HEADER_BYTES, Header, LengthError, WHOLE_BYTES_MAX, check_frontend, cstring, header};
+pub use options::{OptionSetting, OptionsError, parse_options};
 pub use pending::{Owed, Pending};
 pub use report::{Report, Severity};
 pub use sqlstate::SqlState;
+pub use startup::{
+    Announced, CancelKey, Protocol, STARTUP_BYTES_MAX, STARTUP_HEADER_BYTES, Startup, StartupError, encode_negotiation,
+    is_protocol_option,
+};
 pub use statement::{Effects, StatementScan, effects_of};

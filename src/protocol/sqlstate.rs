@@ -35,6 +35,14 @@ impl SqlState {
     pub const INVALID_SQL_STATEMENT_NAME: Self = Self("26000");
     /// The server refused a setting of the startup packet.
     pub const INVALID_PARAMETER_VALUE: Self = Self("22023");
+    /// Text that is not in the encoding it should be in.
+    pub const CHARACTER_NOT_IN_REPERTOIRE: Self = Self("22021");
+    /// A setting or switch that clients may not use.
+    pub const INSUFFICIENT_PRIVILEGE: Self = Self("42501");
+    /// Text that cannot be read.
+    pub const SYNTAX_ERROR: Self = Self("42601");
+    /// A setting that does not exist.
+    pub const UNDEFINED_OBJECT: Self = Self("42704");
     /// Something that should not happen.
     pub const INTERNAL_ERROR: Self = Self("XX000");
 }
