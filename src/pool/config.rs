@@ -37,6 +37,36 @@ pub struct Config {
     pub queue_length_max: u32,
 }
 
+/// The bounds of one pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections, in use or not; at least one.
+    pub size: u32,
+    /// Most clients waiting.
+    pub queue_length_max: u32,
+    /// How long a client waits for a connection.
+    pub checkout_timeout: Duration,
+    /// A connection unused for this long is closed; zero switches this off.
+    pub idle_timeout: Duration,
+    /// A connection older than this (less up to a tenth, at random) is closed when it is next free; zero switches this off.
+    pub max_lifetime: Duration,
+    /// Most connections being opened at one time; at least one.
+    pub connect_concurrency: u32,
+}
+
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Self {
+        Self {
+            size: config.size,
+            queue_length_max: config.queue_length_max,
+            checkout_timeout: config.checkout_timeout,
+            idle_timeout: config.idle_timeout,
+            max_lifetime: config.max_lifetime,
+            connect_concurrency: config.connect_concurrency,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -1,5 +1,17 @@
 //! Pools of anything: limits, waiting, idle and life times; knows no PostgreSQL.
 
+mod backoff;
 mod config;
+mod error;
+mod lender;
+mod manage;
+mod state;
 
-pub use config::Config;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, Limits};
+pub use error::CheckoutError;
+pub use lender::{Checkout, Pool};
+pub use manage::Manage;
+pub use state::Stats;

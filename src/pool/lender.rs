@@ -1,0 +1,271 @@
+//! The pool itself: lends connections, opens them when there are none, and keeps those that come back.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::config::Limits;
+use super::error::CheckoutError;
+use super::manage::Manage;
+use super::state::{Delivery, Effects, Launch, Slot, State, Stats};
+
+/// A pool of one manager's connections, for one thread. Use it inside a `LocalSet`: connections are opened by local tasks
+/// of the pool's own, so that an attempt whose client left ends as an idle connection.
+pub struct Pool<M: Manage> {
+    manager: M,
+    limits: Limits,
+    state: RefCell<State<M>>,
+}
+
+impl<M: Manage> Pool<M> {
+    /// A pool without connections.
+    #[must_use]
+    pub fn new(manager: M, limits: Limits) -> Rc<Self> {
+        let limits = Limits { size: limits.size.max(1), ..limits };
+        Rc::new(Self { manager, limits, state: RefCell::new(State::new()) })
+    }
+
+    /// Whoever makes this pool's connections.
+    pub fn manager(&self) -> &M {
+        &self.manager
+    }
+
+    /// The limits it was made with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A fitting idle connection at once; none if there is none or if others wait already.
+    pub fn try_checkout(self: &Rc<Self>, want: &M::Want) -> Option<Checkout<M>> {
+        let mut dead = Vec::new();
+        let slot = self.state.borrow_mut().take_idle(&self.manager, want, &mut dead);
+        drop(dead);
+        Some(self.lend(slot?))
+    }
+
+    /// A fitting connection: an idle one, else a new one, else the next that becomes free. Dropping the future loses
+    /// neither a connection nor a place.
+    ///
+    /// # Errors
+    /// [`CheckoutError`]: too many wait, none came in time, none could be opened, or the pool is draining.
+    pub async fn checkout(self: &Rc<Self>, want: M::Want) -> Result<Checkout<M>, CheckoutError<M::Error>> {
+        if let Some(checkout) = self.try_checkout(&want) {
+            return Ok(checkout);
+        }
+        let limit = self.limits.checkout_timeout;
+        let delivery = Rc::new(RefCell::new(Delivery::default()));
+        let id = self.state.borrow_mut().enqueue(want, Rc::clone(&delivery), &self.limits, Instant::now())?;
+        let wait = Wait { pool: Rc::clone(self), id, delivery };
+        self.settle();
+        tokio::time::timeout(limit, wait).await.unwrap_or(Err(CheckoutError::Timeout(limit)))
+    }
+
+    /// Closes idle connections that are dead, too old, or unused for too long. To be called now and then.
+    pub fn sweep(self: &Rc<Self>, now: Instant) {
+        let stale = self.state.borrow_mut().sweep(&self.manager, &self.limits, now);
+        drop(stale);
+        self.settle();
+    }
+
+    /// Closes idle connections now and the others as they come back; whoever waits or comes later is refused.
+    pub fn drain(&self) {
+        let mut effects = Effects::default();
+        self.state.borrow_mut().drain(&mut effects);
+        effects.wakers.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    /// What it holds now.
+    pub fn stats(&self) -> Stats {
+        self.state.borrow().stats(Instant::now())
+    }
+
+    /// Whether nobody has, awaits or opens a connection of it; it may still hold idle ones.
+    pub fn is_idle(&self) -> bool {
+        self.state.borrow().is_idle()
+    }
+
+    /// Whether it leaves a failing server alone for now.
+    pub fn is_backing_off(&self) -> bool {
+        self.state.borrow().is_backing_off(Instant::now())
+    }
+
+    fn lend(self: &Rc<Self>, slot: Slot<M::Conn>) -> Checkout<M> {
+        Checkout { slot, lease: Lease { pool: Rc::clone(self) } }
+    }
+
+    /// Brings forward whatever can go forward.
+    fn settle(self: &Rc<Self>) {
+        let mut effects = Effects::default();
+        self.state.borrow_mut().settle(&self.manager, &self.limits, Instant::now(), &mut effects);
+        self.apply(effects);
+    }
+
+    /// Must not be called while the state is borrowed.
+    fn apply(self: &Rc<Self>, effects: Effects<M>) {
+        let Effects { launches, wakers, closed, retry_at } = effects;
+        drop(closed);
+        wakers.into_iter().for_each(std::task::Waker::wake);
+        for launch in launches {
+            self.launch(launch);
+        }
+        if let Some(at) = retry_at {
+            let pool = Rc::downgrade(self);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep_until(at).await;
+                if let Some(pool) = pool.upgrade() {
+                    pool.state.borrow_mut().disarm_retry();
+                    pool.settle();
+                }
+            });
+        }
+    }
+
+    fn launch(self: &Rc<Self>, launch: Launch<M::Want>) {
+        let attempt = Attempt { pool: Rc::downgrade(self), id: launch.id };
+        let connect = self.manager.connect(&launch.want);
+        tokio::task::spawn_local(async move { attempt.end(connect.await) });
+    }
+}
+
+impl<M: Manage> fmt::Debug for Pool<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// A connection on loan. [`Checkout::checkin`] gives it back; dropping it closes it, which is right whenever its state is
+/// not known for certain.
+pub struct Checkout<M: Manage> {
+    // Dropped before the lease: the connection is closed before its place is given to another.
+    slot: Slot<M::Conn>,
+    lease: Lease<M>,
+}
+
+impl<M: Manage> Checkout<M> {
+    /// Gives the connection back: to the first waiter that it fits, else to the idle ones.
+    pub fn checkin(self) {
+        let Self { slot, lease } = self;
+        lease.end(slot);
+    }
+
+    /// The pool it comes from.
+    pub fn pool(&self) -> &Rc<Pool<M>> {
+        &self.lease.pool
+    }
+}
+
+impl<M: Manage> Deref for Checkout<M> {
+    type Target = M::Conn;
+    fn deref(&self) -> &M::Conn {
+        &self.slot.conn
+    }
+}
+
+impl<M: Manage> DerefMut for Checkout<M> {
+    fn deref_mut(&mut self) -> &mut M::Conn {
+        &mut self.slot.conn
+    }
+}
+
+impl<M: Manage> fmt::Debug for Checkout<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkout").finish_non_exhaustive()
+    }
+}
+
+/// One active connection in the books; they are set right whichever way it ends.
+struct Lease<M: Manage> {
+    pool: Rc<Pool<M>>,
+}
+
+impl<M: Manage> Lease<M> {
+    fn end(self, slot: Slot<M::Conn>) {
+        let closed = self.pool.state.borrow_mut().give_back(slot, Instant::now());
+        // The place is free again only when the connection is really closed.
+        drop(closed);
+    }
+}
+
+impl<M: Manage> Drop for Lease<M> {
+    fn drop(&mut self) {
+        self.pool.state.borrow_mut().end_lease();
+        self.pool.settle();
+    }
+}
+
+/// One attempt to connect in the books; a task that is dropped half-way leaves no trace.
+struct Attempt<M: Manage> {
+    pool: Weak<Pool<M>>,
+    id: u64,
+}
+
+impl<M: Manage> Attempt<M> {
+    fn end(self, result: Result<M::Conn, M::Error>) {
+        // Without a pool the connection is closed.
+        let Some(pool) = self.pool.upgrade() else { return };
+        let now = Instant::now();
+        let mut effects = Effects::default();
+        let mut state = pool.state.borrow_mut();
+        match result {
+            Ok(conn) => effects.closed.extend(state.connected(self.id, Slot::new(conn, &pool.limits, now))),
+            Err(error) => {
+                let against_server = pool.manager.counts_against_server(&error);
+                state.connect_failed(self.id, error, against_server, now, &mut effects);
+            }
+        }
+        state.settle(&pool.manager, &pool.limits, now, &mut effects);
+        drop(state);
+        pool.apply(effects);
+    }
+}
+
+impl<M: Manage> Drop for Attempt<M> {
+    fn drop(&mut self) {
+        // No settling here: when the runtime is going down that would only open the next one.
+        if let Some(pool) = self.pool.upgrade() {
+            pool.state.borrow_mut().connect_dropped(self.id);
+        }
+    }
+}
+
+/// A client in the queue.
+struct Wait<M: Manage> {
+    pool: Rc<Pool<M>>,
+    id: u64,
+    delivery: Rc<RefCell<Delivery<M>>>,
+}
+
+impl<M: Manage> Future for Wait<M> {
+    type Output = Result<Checkout<M>, CheckoutError<M::Error>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut delivery = self.delivery.borrow_mut();
+        match delivery.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome.map(|slot| self.pool.lend(slot))),
+            None => {
+                match &mut delivery.waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    waker => *waker = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<M: Manage> Drop for Wait<M> {
+    fn drop(&mut self) {
+        let outcome = self.delivery.borrow_mut().outcome.take();
+        match outcome {
+            Some(Ok(slot)) => self.pool.lend(slot).checkin(),
+            Some(Err(_)) => {}
+            None => self.pool.state.borrow_mut().leave(self.id),
+        }
+    }
+}
