@@ -1,1 +1,15 @@
 //! Sockets and TLS: byte streams that the floors above read and write.
+
+mod connect;
+mod error;
+mod record;
+mod socket;
+mod stream;
+pub mod tls;
+mod verify;
+
+pub use connect::{connect_tcp, server_name};
+pub use error::TlsError;
+pub use record::TlsInfo;
+pub use stream::{Detached, Peer, Stream};
+pub use tls::ServerTls;

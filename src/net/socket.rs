@@ -1,0 +1,112 @@
+//! The operating system's sockets, TCP and Unix, behind one type.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A silent TCP peer is asked whether it lives after this long.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Time between two such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Questions without an answer after which the connection counts as dead.
+const KEEPALIVE_RETRIES: u32 = 6;
+
+/// A connected socket, registered with the runtime it was made in.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connected socket that belongs to no runtime.
+#[derive(Debug)]
+pub(super) enum BareSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Socket {
+    #[inline]
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(buf);
+        ready!(self.poll_read_buf(cx, &mut buf))?;
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    #[inline]
+    pub(super) fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+
+    #[inline]
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+        }
+    }
+
+    #[inline]
+    pub(super) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    #[inline]
+    pub(super) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            Self::Unix(socket) => socket.poll_read_ready(cx),
+        }
+    }
+
+    /// Ends the sending direction. A peer that has gone already is as good as told.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = ready!(match self {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        });
+        Poll::Ready(match result {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        })
+    }
+
+    pub(super) fn detach(self) -> io::Result<BareSocket> {
+        Ok(match self {
+            Self::Tcp(socket) => BareSocket::Tcp(socket.into_std()?),
+            Self::Unix(socket) => BareSocket::Unix(socket.into_std()?),
+        })
+    }
+}
+
+impl BareSocket {
+    pub(super) fn attach(self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
+            Self::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
+        })
+    }
+}
+
+/// Sets what every TCP connection has: no delay of small writes, and keepalive probes.
+pub(super) fn set_options(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}

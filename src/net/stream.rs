@@ -1,0 +1,264 @@
+//! A byte stream to a peer: TCP or Unix socket, plain or TLS.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::record::{self, TlsInfo, TlsSession};
+use super::socket::{BareSocket, Socket, set_options};
+use super::tls::ServerTls;
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A process of this machine.
+    Unix,
+    /// A TCP peer that left before its address was asked for.
+    Gone,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+            Self::Gone => f.write_str("gone"),
+        }
+    }
+}
+
+/// A byte stream to a peer. Belongs to the runtime it was made in, until it is [detached](Self::detach).
+///
+/// Reading and writing are independent directions of one owner; each remembers the waker of its last poll only.
+#[derive(Debug)]
+pub struct Stream {
+    engine: Engine,
+    peer: Peer,
+}
+
+/// What moves the bytes: the seam behind which another engine than tokio's sockets would stand.
+#[derive(Debug)]
+enum Engine {
+    Plain(Socket),
+    /// Boxed: a TLS session is a kilobyte of state that plain streams should not carry.
+    Tls(Socket, Box<TlsSession>),
+}
+
+impl Stream {
+    /// A stream over a connected TCP socket, with Nagle's delay off and keepalive on.
+    #[must_use]
+    pub fn from_tcp(socket: TcpStream) -> Self {
+        // Both calls fail only on a socket that is dead already, which the first read will tell.
+        if let Err(error) = set_options(&socket) {
+            tracing::debug!(%error, "set options of a TCP socket");
+        }
+        let peer = socket.peer_addr().map_or(Peer::Gone, Peer::Tcp);
+        Self { engine: Engine::Plain(Socket::Tcp(socket)), peer }
+    }
+
+    /// A stream over a connected Unix socket.
+    #[must_use]
+    pub fn from_unix(socket: UnixStream) -> Self {
+        Self { engine: Engine::Plain(Socket::Unix(socket)), peer: Peer::Unix }
+    }
+
+    /// Reads what is there, up to the buffer's length. `Ok(0)` is the end (also a TLS peer's end without `close_notify`).
+    ///
+    /// # Errors
+    /// The socket's, or `InvalidData` for what is no TLS.
+    #[inline]
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        match &mut self.engine {
+            Engine::Plain(socket) => socket.poll_read(cx, buf),
+            Engine::Tls(socket, tls) => tls.poll_read(socket, cx, buf),
+        }
+    }
+
+    /// Writes as much as the peer takes now. Under TLS the bytes written may still be held in part, as ciphertext, until
+    /// the next write, [flush](Self::poll_flush) or read; nothing more is accepted while they are.
+    ///
+    /// # Errors
+    /// The socket's, or `BrokenPipe` after shutdown.
+    #[inline]
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.engine {
+            Engine::Plain(socket) => socket.poll_write(cx, buf),
+            Engine::Tls(socket, tls) => tls.poll_write(socket, cx, buf),
+        }
+    }
+
+    /// Sends what TLS still holds; ready at once on plain streams.
+    ///
+    /// # Errors
+    /// The socket's.
+    #[inline]
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.engine {
+            Engine::Plain(_) => Poll::Ready(Ok(())),
+            Engine::Tls(socket, tls) => tls.poll_send(socket, cx),
+        }
+    }
+
+    /// Waits until reading would give bytes, the end or an error; takes nothing. On a plain stream it may be wrong
+    /// where an earlier read filled its buffer exactly; under TLS it counts decrypted bytes only, so that records without
+    /// any (session tickets) wake nobody.
+    ///
+    /// # Errors
+    /// The runtime's, when it shuts down.
+    #[inline]
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.engine {
+            Engine::Plain(socket) => socket.poll_read_ready(cx),
+            Engine::Tls(socket, tls) => tls.poll_read_ready(socket, cx),
+        }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub const fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// What the TLS handshake agreed on; `None` on a plain stream.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        match &self.engine {
+            Engine::Plain(_) => None,
+            Engine::Tls(_, tls) => Some(tls.info()),
+        }
+    }
+
+    /// Makes the stream a TLS one, as server; `prefix` is what was read from it already.
+    ///
+    /// # Errors
+    /// The socket's, `InvalidData` for what is no acceptable handshake, `InvalidInput` when the stream is TLS already.
+    pub async fn accept_tls(self, prefix: &[u8], tls: &ServerTls) -> io::Result<Self> {
+        let connection = rustls::ServerConnection::new(Arc::clone(&tls.config)).map_err(record::invalid_data)?;
+        let (mut socket, peer) = self.into_plain()?;
+        let session = TlsSession::accept(&mut socket, connection, prefix, tls.server_end_point.clone()).await?;
+        Ok(Self { engine: Engine::Tls(socket, session), peer })
+    }
+
+    /// Makes the stream a TLS one, as client. The name is sent to the server (unless it is an address), verified or not.
+    ///
+    /// # Errors
+    /// The socket's, `InvalidData` for a certificate or handshake that is not acceptable, `InvalidInput` when the stream
+    /// is TLS already.
+    pub async fn connect_tls(self, name: ServerName<'static>, config: Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        let connection = rustls::ClientConnection::new(config, name.clone()).map_err(record::invalid_data)?;
+        let (mut socket, peer) = self.into_plain()?;
+        let session = TlsSession::connect(&mut socket, connection, &name).await?;
+        Ok(Self { engine: Engine::Tls(socket, session), peer })
+    }
+
+    fn into_plain(self) -> io::Result<(Socket, Peer)> {
+        match self.engine {
+            Engine::Plain(socket) => Ok((socket, self.peer)),
+            Engine::Tls(..) => Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS inside TLS")),
+        }
+    }
+
+    /// Takes the stream out of its runtime, with all that TLS holds in either direction.
+    ///
+    /// # Errors
+    /// The runtime could not let go of the socket.
+    pub fn detach(self) -> io::Result<Detached> {
+        let (socket, tls) = match self.engine {
+            Engine::Plain(socket) => (socket.detach()?, None),
+            Engine::Tls(socket, tls) => (socket.detach()?, Some(tls)),
+        };
+        Ok(Detached { socket, tls, peer: self.peer })
+    }
+
+    /// Says goodbye (`close_notify` under TLS) and ends the sending direction; the other one can still be read.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_close(cx)).await
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.engine {
+            Engine::Plain(socket) => socket.poll_shutdown(cx),
+            Engine::Tls(socket, tls) => {
+                ready!(tls.poll_close_notify(socket, cx))?;
+                socket.poll_shutdown(cx)
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().engine {
+            Engine::Plain(socket) => socket.poll_read_buf(cx, buf),
+            Engine::Tls(socket, tls) => {
+                let read = ready!(tls.poll_read(socket, cx, buf.initialize_unfilled()))?;
+                buf.advance(read);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Self::poll_write(self.get_mut(), cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Self::poll_flush(self.get_mut(), cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_close(cx)
+    }
+}
+
+/// A [`Stream`] between two runtimes.
+#[derive(Debug)]
+pub struct Detached {
+    socket: BareSocket,
+    tls: Option<Box<TlsSession>>,
+    peer: Peer,
+}
+
+impl Detached {
+    /// Gives the stream to the runtime this is called in.
+    ///
+    /// # Errors
+    /// The runtime could not register the socket.
+    ///
+    /// # Panics
+    /// When called outside a tokio runtime, as tokio's sockets do.
+    pub fn attach(self) -> io::Result<Stream> {
+        let socket = self.socket.attach()?;
+        let engine = match self.tls {
+            None => Engine::Plain(socket),
+            Some(session) => Engine::Tls(socket, session),
+        };
+        Ok(Stream { engine, peer: self.peer })
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub const fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// What the TLS handshake agreed on; `None` on a plain stream.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_ref().map(|session| session.info())
+    }
+}
