@@ -5,6 +5,8 @@ mod error;
 mod record;
 mod socket;
 mod stream;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 mod verify;
 
