@@ -1,1 +1,135 @@
-//! Tracing set-up.
+//! What operators see from outside: the log on stderr, and the recorder that metrics are rendered from.
+
+use std::io::{self, IsTerminal};
+
+use metrics::SetRecorderError;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use serde::Deserialize;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
+
+/// Upper bounds of the buckets of every histogram of seconds: from a checkout on a quiet machine to a stuck one.
+const SECONDS_BUCKETS: [f64; 14] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[log]` of the configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How lines look.
+    pub format: Format,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter by room such as `info,pgtenant::pool=debug`.
+    pub level: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { format: Format::Text, level: "info".to_owned() }
+    }
+}
+
+/// Why logging or metrics could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The level is no filter.
+    #[error("log level")]
+    Level(#[from] ParseError),
+    /// Something else in this process logs already.
+    #[error("set up logging")]
+    Log(#[from] TryInitError),
+    /// The log is gone.
+    #[error("change the log level")]
+    Reload(#[from] reload::Error),
+    /// The recorder refuses its buckets.
+    #[error("set up metrics")]
+    Metrics(#[from] BuildError),
+    /// Something else in this process records metrics already.
+    #[error("set up metrics")]
+    Recorder(#[from] Box<SetRecorderError<PrometheusRecorder>>),
+}
+
+/// The log of this process, once set up.
+#[derive(Debug)]
+pub struct Log {
+    filter: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
+}
+
+impl Log {
+    /// Sends the log of this process to stderr from now on. Once per process.
+    ///
+    /// # Errors
+    /// The level is no filter, or the process logs already.
+    pub fn start(config: &Config) -> Result<Self, Error> {
+        let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&config.level)?);
+        let lines = fmt::layer().with_writer(io::stderr);
+        let lines = match config.format {
+            Format::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
+            Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+        };
+        tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+        Ok(Self { filter: handle })
+    }
+
+    /// Changes the level of the running log.
+    ///
+    /// # Errors
+    /// The level is no filter.
+    pub fn set_level(&self, level: &str) -> Result<(), Error> {
+        Ok(self.filter.reload(EnvFilter::try_new(level)?)?)
+    }
+}
+
+/// Whether a text can be a log level.
+#[must_use]
+pub fn is_level(text: &str) -> bool {
+    !text.trim().is_empty() && EnvFilter::try_new(text).is_ok()
+}
+
+/// Makes this process record its metrics. Once per process. The handle renders them, and its `run_upkeep` must be called
+/// every few seconds, lest unread histograms grow.
+///
+/// # Errors
+/// Something else in this process records metrics already.
+pub fn record_metrics() -> Result<PrometheusHandle, Error> {
+    let recorder = recorder()?;
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(Box::new)?;
+    Ok(handle)
+}
+
+fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let seconds = Matcher::Suffix("_seconds".to_owned());
+    Ok(PrometheusBuilder::new().set_buckets_for_metric(seconds, &SECONDS_BUCKETS)?.build_recorder())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_a_word_or_a_filter() {
+        assert!(is_level("info") && is_level("warn,pgtenant::pool=trace"));
+        assert!(!is_level("") && !is_level("info,=,") && !is_level("pgtenant=loud"));
+    }
+
+    #[test]
+    fn seconds_are_rendered_as_histograms() {
+        let recorder = recorder().unwrap();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || metrics::histogram!("pgtenant_checkout_seconds").record(0.003));
+        let text = handle.render();
+        assert!(text.contains("pgtenant_checkout_seconds_bucket{le=\"0.005\"} 1"), "{text}");
+    }
+}

@@ -1,12 +1,13 @@
 //! Settings of the registry.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 /// `[registry]` of the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Connection URL of the registry database. Exactly one of `url` and `file` is given.
@@ -50,5 +51,45 @@ impl Default for Config {
             pool_size: 4,
             timeout: Duration::from_secs(5),
         }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &self.url.as_deref().map(without_password))
+            .field("file", &self.file)
+            .field("cache_ttl", &self.cache_ttl)
+            .field("negative_ttl", &self.negative_ttl)
+            .field("cache_size", &self.cache_size)
+            .field("poll_interval", &self.poll_interval)
+            .field("snapshot_file", &self.snapshot_file)
+            .field("stale_max", &self.stale_max)
+            .field("pool_size", &self.pool_size)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+/// A connection URL as it may be shown. What is not surely free of a password is not shown at all.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://").filter(|(_, rest)| !rest.contains("password")) else {
+        return "***".to_owned();
+    };
+    match rest.rsplit_once('@') {
+        Some((login, place)) => format!("{scheme}://{}:***@{place}", login.split(':').next().unwrap_or_default()),
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_any_part_of_the_url_is_not_shown() {
+        assert_eq!(without_password("postgres://u:p@ss@h:1/d"), "postgres://u:***@h:1/d");
+        assert_eq!(without_password("postgres://h/d?user=u&password=p"), "***");
+        assert_eq!(without_password("host=h password=p"), "***");
     }
 }

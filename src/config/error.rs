@@ -1,0 +1,64 @@
+//! What can be wrong with a configuration.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::check::Problem;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the configuration file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not TOML, or a value has the wrong type; the source tells the line.
+    #[error("configuration file {}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// Keys that mean nothing.
+    #[error("{}", lines(.0))]
+    Unknown(Vec<UnknownKey>),
+    /// The value of an environment variable does not fit its key.
+    #[error("environment variable {name}")]
+    Environment {
+        /// The variable.
+        name: String,
+        /// What is wrong with its value.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// Values that cannot be used, or not together.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<Problem>),
+}
+
+/// A key that means nothing, and the known one that resembles it most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// As written: `section.key` or the variable's name.
+    pub key: String,
+    /// The nearest known one, in the same form.
+    pub nearest: String,
+}
+
+impl fmt::Display for UnknownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown configuration key {}; did you mean {}?", self.key, self.nearest)
+    }
+}
+
+fn lines(items: &[impl fmt::Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

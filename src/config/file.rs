@@ -1,0 +1,223 @@
+//! The configuration as a whole.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Table;
+
+use super::check;
+use super::environment;
+use super::error::ConfigError;
+use super::known;
+use crate::frontend::{IdentifyConfig, ListenConfig};
+use crate::{pool, registry, session, telemetry};
+
+/// Everything that can be configured; `config/pgtenant.toml` shows it all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where clients come in.
+    pub listen: ListenConfig,
+    /// Where tenants are looked up.
+    pub registry: registry::Config,
+    /// How a connection names its tenant.
+    pub identify: IdentifyConfig,
+    /// Backend connections.
+    pub pool: pool::Config,
+    /// Time-outs of sessions.
+    pub timeouts: session::Config,
+    /// Who may use the admin console.
+    pub console: ConsoleConfig,
+    /// Metrics and health.
+    pub http: HttpConfig,
+    /// What is logged, and how.
+    pub log: telemetry::Config,
+}
+
+/// `[console]` of the configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsoleConfig {
+    /// Who may use the console; nobody when empty.
+    pub users: Vec<ConsoleUser>,
+}
+
+/// `[[console.users]]` of the configuration file.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleUser {
+    /// The user name.
+    pub name: String,
+    /// `SCRAM-SHA-256$…`, as PostgreSQL stores passwords.
+    pub verifier: String,
+    /// What the user may do.
+    #[serde(default)]
+    pub role: ConsoleRole,
+}
+
+impl fmt::Debug for ConsoleUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut user = f.debug_struct("ConsoleUser");
+        user.field("name", &self.name).field("verifier", &"***").field("role", &self.role).finish()
+    }
+}
+
+/// What a console user may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleRole {
+    /// Look and change.
+    Admin,
+    /// Only look.
+    #[default]
+    Stats,
+}
+
+/// `[http]` of the configuration file.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port of metrics, health and API; empty: none.
+    pub address: String,
+    /// What callers must present (`Authorization: Bearer …`) for everything but metrics and health.
+    pub token: Option<String>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:9432".to_owned(), token: None }
+    }
+}
+
+impl fmt::Debug for HttpConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = self.token.as_ref().map(|_| "***");
+        f.debug_struct("HttpConfig").field("address", &self.address).field("token", &token).finish()
+    }
+}
+
+impl Config {
+    /// Reads the file, if one is given, lets the variables override it (see [`super::environment`]), and checks the result.
+    /// Relative paths in the file are relative to its directory.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no TOML, a key is unknown, a value has the wrong type or cannot be used.
+    pub fn load(path: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut table = match path {
+            Some(path) => read(path)?,
+            None => Table::new(),
+        };
+        environment::apply(&mut table, variables)?;
+        let config: Self = table.try_into().map_err(|source| ConfigError::Syntax {
+            path: path.unwrap_or(Path::new("")).to_owned(),
+            source: Box::new(source),
+        })?;
+        let problems = check::problems(&config);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
+    }
+
+    /// Every path in the configuration.
+    fn paths(table: &mut Table) -> impl Iterator<Item = &mut toml::Value> {
+        const PATHS: [(&str, &[&str]); 2] = [
+            ("listen", &["unix_socket_dir", "tls_certificate", "tls_key", "client_ca"]),
+            ("registry", &["file", "snapshot_file"]),
+        ];
+        table.iter_mut().flat_map(|(section, value)| {
+            let keys = PATHS.iter().find(|(name, _)| name == section).map_or(&[][..], |(_, keys)| keys);
+            let inner = value.as_table_mut().into_iter().flat_map(Table::iter_mut);
+            inner.filter(|(key, _)| keys.contains(&key.as_str())).map(|(_, value)| value)
+        })
+    }
+}
+
+/// Reads a file and refuses unknown keys and wrong types, while the line of each is still known.
+fn read(path: &Path) -> Result<Table, ConfigError> {
+    let syntax = |source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) };
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let mut table: Table = text.parse().map_err(syntax)?;
+    let unknown = known::unknown_in(&table);
+    if !unknown.is_empty() {
+        return Err(ConfigError::Unknown(unknown));
+    }
+    toml::from_str::<Config>(&text).map_err(syntax)?;
+    let dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    for value in Config::paths(&mut table) {
+        let joined: Option<PathBuf> = value.as_str().map(|text| dir.join(text));
+        if let Some(joined) = joined.as_ref().and_then(|joined| joined.to_str()) {
+            *value = toml::Value::String(joined.to_owned());
+        }
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../config/pgtenant.toml");
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pgtenant.toml");
+        fs::write(&path, text).unwrap();
+        Config::load(Some(&path), std::iter::empty())
+    }
+
+    #[test]
+    fn the_example_is_the_defaults() {
+        assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_example_shows_every_key_and_each_works_when_uncommented() {
+        // A key that is absent by default is shown as `#key = value`, without a space; prose has one.
+        let uncommented: String = EXAMPLE
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let table: Table = uncommented.parse().unwrap();
+        for (section, keys) in known::sections() {
+            for key in keys {
+                assert!(table[section].as_table().unwrap().contains_key(*key), "{section}.{key} is not in the example");
+            }
+        }
+        assert_eq!(known::unknown_in(&table), []);
+        toml::from_str::<Config>(&uncommented).unwrap();
+    }
+
+    #[test]
+    fn paths_in_the_file_are_relative_to_the_file() {
+        let config = load("[registry]\nfile = 'tenants.toml'\n[listen]\nunix_socket_dir = '/'").unwrap();
+        let file = config.registry.file.unwrap();
+        assert!(file.is_absolute() && file.ends_with("tenants.toml"));
+        assert_eq!(config.listen.unix_socket_dir.unwrap(), Path::new("/"));
+    }
+
+    #[test]
+    fn a_wrong_type_is_shown_with_its_line() {
+        let error = load("[pool]\nsize = 'many'").unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("line 2"), "{source}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let error = load("[registry]\nfile = 'x'\n[timeouts]\nlogn = '1s'").unwrap_err();
+        assert_eq!(error.to_string(), "unknown configuration key timeouts.logn; did you mean timeouts.login?");
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_debug() {
+        let text = "[registry]\nurl = 'postgres://u:hushhush@h/d'\n[http]\ntoken = 'hushhush'\n\
+                    [[console.users]]\nname = 'a'\nverifier = 'SCRAM-SHA-256$hushhush'";
+        let config: Config = toml::from_str(text).unwrap();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("hushhush"), "{shown}");
+        assert!(shown.contains("postgres://u:***@h/d"), "{shown}");
+    }
+}

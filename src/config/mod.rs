@@ -1,0 +1,12 @@
+//! The configuration file and the environment: composes each module's own Config and checks it once.
+
+mod check;
+mod environment;
+mod error;
+mod file;
+mod known;
+
+pub use check::Problem;
+pub use environment::environment;
+pub use error::{ConfigError, UnknownKey};
+pub use file::{Config, ConsoleConfig, ConsoleRole, ConsoleUser, HttpConfig};
