@@ -1,0 +1,32 @@
+# make demo     see it work: temporary PostgreSQL servers, three tenants, the proxy   (DEMO=--once checks itself and ends)
+# make test     format, lints and all tests, against real PostgreSQL                  (TEST=name runs some tests only)
+# make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy")
+# make lint     format and lints alone
+# make help     this
+
+CARGO ?= cargo
+
+.PHONY: help demo test bench lint need-cargo need-postgres
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: need-cargo need-postgres
+	$(CARGO) run --locked --bin pgtenant -- demo $(DEMO)
+
+test: lint need-postgres
+	$(CARGO) test --locked $(TEST)
+
+bench: need-cargo need-postgres
+	$(CARGO) build --locked --release --bin pgtenant
+	$(CARGO) bench --locked --bench compare -- $(BENCH)
+
+lint: need-cargo
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+need-cargo:
+	@command -v $(CARGO) >/dev/null || { echo "pgtenant needs cargo: install Rust 1.89 or newer from https://rustup.rs" >&2; exit 1; }
+
+need-postgres:
+	@packaging/need-postgres
