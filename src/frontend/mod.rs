@@ -1,5 +1,23 @@
 //! The side that faces clients: negotiation, startup, naming the tenant, authentication.
 
+mod admit;
+mod authenticate;
 mod config;
+mod error;
+mod identify;
+mod names;
+mod open;
+mod request;
+mod settings;
 
+pub use admit::{admit, module, served};
+pub use authenticate::{Challenge, authenticate};
 pub use config::{ClientTls, DefaultTenantPhase, IdentifyConfig, ListenConfig};
+pub use error::Error;
+pub use identify::{Claim, Directory, Identified, Request, Unknown, UnknownReason, default_tenant_notice, identify};
+pub use names::Source;
+pub use open::{Opened, Opening, open, turn_away};
+pub use settings::filter_settings;
+
+#[cfg(test)]
+mod testing;

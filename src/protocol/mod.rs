@@ -15,6 +15,6 @@ pub use report::{Report, Severity};
 pub use sqlstate::SqlState;
 pub use startup::{
     Announced, CancelKey, Protocol, STARTUP_BYTES_MAX, STARTUP_HEADER_BYTES, Startup, StartupError, encode_negotiation,
-    is_protocol_option,
+    is_protocol_option, startup_length,
 };
 pub use statement::{Effects, StatementScan, effects_of};

@@ -5,6 +5,8 @@
 pub struct SqlState(pub &'static str);
 
 impl SqlState {
+    /// All is well: notices.
+    pub const SUCCESSFUL_COMPLETION: Self = Self("00000");
     /// Wrong password, unknown login, unknown tenant.
     pub const INVALID_PASSWORD: Self = Self("28P01");
     /// No tenant, conflicting tenants, suspended, address, TLS.

@@ -94,12 +94,8 @@ impl Announced {
     /// [`StartupError::Length`], [`StartupError::RequestLength`] or [`StartupError::CancelLength`].
     pub fn parse(header: [u8; STARTUP_HEADER_BYTES]) -> Result<Self, StartupError> {
         let [a, b, c, d, e, f, g, h] = header;
-        let length = u32::from_be_bytes([a, b, c, d]);
+        let rest = startup_length([a, b, c, d])? - STARTUP_HEADER_BYTES;
         let code = u32::from_be_bytes([e, f, g, h]);
-        let rest = match usize::try_from(length) {
-            Ok(bytes @ STARTUP_HEADER_BYTES..=STARTUP_BYTES_MAX) => bytes - STARTUP_HEADER_BYTES,
-            _ => return Err(StartupError::Length(length)),
-        };
         match code {
             SSL_REQUEST if rest == 0 => Ok(Self::SslRequest),
             SSL_REQUEST => Err(StartupError::RequestLength("SSLRequest")),
@@ -111,6 +107,18 @@ impl Announced {
             },
             version => Ok(Self::Startup { version, rest }),
         }
+    }
+}
+
+/// The length that a first packet's length word gives, in bounds. What does not speak this protocol shows itself here.
+///
+/// # Errors
+/// [`StartupError::Length`].
+pub fn startup_length(word: [u8; 4]) -> Result<usize, StartupError> {
+    let length = u32::from_be_bytes(word);
+    match usize::try_from(length) {
+        Ok(bytes @ STARTUP_HEADER_BYTES..=STARTUP_BYTES_MAX) => Ok(bytes),
+        _ => Err(StartupError::Length(length)),
     }
 }
 

@@ -1,0 +1,265 @@
+//! The beginning of a connection: encryption, then a startup message or a cancel request.
+//!
+//! Nothing is read ahead here. Requests for encryption are read to their eighth byte and no further, so that nothing said in
+//! clear is ever taken for something said under TLS (CVE-2021-23222 and its kin).
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::net::{Peer, ServerTls, Stream};
+use crate::protocol::{
+    Announced, CancelKey, Protocol, Report, STARTUP_HEADER_BYTES, Severity, Startup, StartupError, encode_negotiation,
+    startup_length,
+};
+
+use super::config::ClientTls;
+use super::error::Error;
+
+/// The first byte of a TLS handshake record; as the first of a length word it would announce 352 MB.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Most bytes of a refused client that are read away, so that closing does not take the refusal with it.
+const DISCARD_BYTES_MAX: usize = 16 * 1024;
+
+/// What a connection turned out to be.
+#[derive(Debug)]
+pub enum Opening {
+    /// Someone wants a statement stopped. The client waits until the stream is closed.
+    Cancel(CancelKey, Stream),
+    /// Someone wants a session.
+    Session(Opened),
+    /// Nobody: a health check, a port scan, another protocol. There is nothing to say and nothing to log.
+    Silent,
+}
+
+/// A client that sent its startup message and waits for what is asked of it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection, under TLS if that was agreed.
+    pub stream: Stream,
+    /// The protocol version that both sides know of.
+    pub protocol: Protocol,
+    /// Names and values of the startup message in their order, with a user that is not empty.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// Brings a new connection to its startup message or cancel request. Where the client is refused it has been told so, and the
+/// connection is closed. The caller bounds the time.
+///
+/// # Errors
+/// [`Error`]: of the socket, of TLS, or what the client did wrong.
+pub async fn open(mut stream: Stream, tls: Option<&ServerTls>, policy: ClientTls) -> Result<Opening, Error> {
+    let is_local = *stream.peer() == Peer::Unix;
+    let tls = tls.filter(|_| policy != ClientTls::Disable && !is_local);
+    let mut requests = Requests::default();
+    loop {
+        let Some(header) = read_header(&mut stream).await else { return Ok(Opening::Silent) };
+        if header[0] == TLS_HANDSHAKE && requests == Requests::default() {
+            let Some(tls) = tls else { return Ok(Opening::Silent) };
+            stream = direct_tls(stream, &header, tls).await?;
+            requests = Requests { encrypted: true, ..requests };
+            continue;
+        }
+        let announced = match Announced::parse(header) {
+            Ok(announced) => announced,
+            Err(StartupError::Length(_)) => return Ok(Opening::Silent),
+            Err(error) => return Err(refuse(&mut stream, error.into()).await),
+        };
+        match announced {
+            Announced::SslRequest | Announced::GssEncRequest => {
+                let yes = tls.filter(|_| announced == Announced::SslRequest);
+                match requests.take(announced).and(early_data(&mut stream, announced).await) {
+                    Ok(()) => stream = answer(stream, yes).await?,
+                    Err(error) => return Err(refuse(&mut stream, error).await),
+                }
+                requests.encrypted = yes.is_some();
+            }
+            Announced::Cancel { rest } => {
+                let key = CancelKey::parse(&read_rest(&mut stream, rest, "cancel request").await?)?;
+                return Ok(Opening::Cancel(key, stream));
+            }
+            Announced::Startup { version, rest } => {
+                let body = read_rest(&mut stream, rest, "startup packet").await?;
+                let in_clear = policy == ClientTls::Require && !requests.encrypted && !is_local;
+                return match startup(version, &body, in_clear, &mut stream).await {
+                    Ok((protocol, parameters)) => Ok(Opening::Session(Opened { stream, protocol, parameters })),
+                    Err(error) => Err(refuse(&mut stream, error).await),
+                };
+            }
+        }
+    }
+}
+
+/// Tells a client why it is refused, and closes the connection. The caller bounds the time.
+pub async fn turn_away(stream: &mut Stream, report: &Report) {
+    say_goodbye(stream, &report.to_bytes()).await;
+}
+
+/// Tells a client why it is refused, if there is something to tell, and closes the connection. Returns the error for the log.
+pub(crate) async fn refuse(stream: &mut Stream, error: Error) -> Error {
+    if let Some(farewell) = farewell(&error) {
+        say_goodbye(stream, &farewell).await;
+    }
+    error
+}
+
+/// Which requests for encryption a connection has made.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Requests {
+    ssl: bool,
+    gss: bool,
+    encrypted: bool,
+}
+
+impl Requests {
+    /// Each request is made once, and none under encryption.
+    fn take(&mut self, announced: Announced) -> Result<(), Error> {
+        let taken = if announced == Announced::SslRequest { &mut self.ssl } else { &mut self.gss };
+        let why = match (self.encrypted, std::mem::replace(taken, true)) {
+            (false, false) => return Ok(()),
+            (true, _) => "the connection is encrypted already",
+            (false, true) => "it was answered already",
+        };
+        Err(Error::UnexpectedRequest { request: name_of(announced), why })
+    }
+}
+
+const fn name_of(announced: Announced) -> &'static str {
+    match announced {
+        Announced::SslRequest => "SSLRequest",
+        Announced::GssEncRequest => "GSSENCRequest",
+        Announced::Cancel { .. } => "cancel request",
+        Announced::Startup { .. } => "startup packet",
+    }
+}
+
+/// The first eight bytes; none if the client leaves before, or does not speak the protocol.
+async fn read_header(stream: &mut Stream) -> Option<[u8; STARTUP_HEADER_BYTES]> {
+    let mut header = [0; STARTUP_HEADER_BYTES];
+    let mut filled = 0;
+    while filled < header.len() {
+        match stream.read(&mut header[filled..]).await {
+            Ok(0) | Err(_) => return None,
+            Ok(read) => filled += read,
+        }
+        // What is not this protocol is sent away at its fourth byte, since it may never send an eighth.
+        if let (4..=7, [a, b, c, d, ..]) = (filled, header)
+            && a != TLS_HANDSHAKE
+            && startup_length([a, b, c, d]).is_err()
+        {
+            return None;
+        }
+    }
+    Some(header)
+}
+
+async fn read_rest(stream: &mut Stream, length: usize, what: &'static str) -> Result<Vec<u8>, Error> {
+    let mut body = vec![0; length];
+    match stream.read_exact(&mut body).await {
+        Ok(_) => Ok(body),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::Closed(what)),
+        Err(error) => Err(Error::Io(error)),
+    }
+}
+
+/// TLS without asking first. There ALPN must say that PostgreSQL is meant, so that no other protocol's TLS is answered (as
+/// PostgreSQL demands).
+async fn direct_tls(stream: Stream, prefix: &[u8], tls: &ServerTls) -> Result<Stream, Error> {
+    let mut stream = stream.accept_tls(prefix, tls).await.map_err(Error::Tls)?;
+    match stream.tls().and_then(|info| info.alpn.as_deref()) {
+        Some(crate::net::tls::ALPN) => Ok(stream),
+        _ => Err(refuse(&mut stream, Error::NoAlpn).await),
+    }
+}
+
+/// A request for encryption is the last thing a client says before the answer. Whatever comes with it was put there by a
+/// broken client, or by someone who wants it taken for the client's own words under TLS.
+async fn early_data(stream: &mut Stream, request: Announced) -> Result<(), Error> {
+    let what = match request {
+        Announced::SslRequest => "SSL request",
+        _ => "GSSAPI encryption request",
+    };
+    poll_fn(|cx| {
+        Poll::Ready(match stream.poll_read(cx, &mut [0]) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(0)) => Err(Error::Closed(what)),
+            Poll::Ready(Ok(_)) => Err(Error::EarlyData(what)),
+            Poll::Ready(Err(error)) => Err(Error::Io(error)),
+        })
+    })
+    .await
+}
+
+/// Answers a request for encryption: `S` and TLS, or `N`.
+async fn answer(mut stream: Stream, tls: Option<&ServerTls>) -> Result<Stream, Error> {
+    stream.write_all(if tls.is_some() { b"S" } else { b"N" }).await.map_err(Error::Io)?;
+    match tls {
+        Some(tls) => stream.accept_tls(&[], tls).await.map_err(Error::Tls),
+        None => Ok(stream),
+    }
+}
+
+/// Reads the startup message and tells the client of what it asks for and this side does not know.
+async fn startup(
+    version: u32,
+    body: &[u8],
+    refused_in_clear: bool,
+    stream: &mut Stream,
+) -> Result<(Protocol, Vec<(String, String)>), Error> {
+    let startup = Startup::parse(version, body)?;
+    if refused_in_clear {
+        return Err(Error::TlsRequired);
+    }
+    let protocol = Protocol::at_most(startup.minor);
+    let unsupported: Vec<_> = startup.protocol_options().map(str::to_owned).collect();
+    if protocol.minor() != startup.minor || !unsupported.is_empty() {
+        let mut message = BytesMut::new();
+        encode_negotiation(protocol, &unsupported, &mut message);
+        stream.write_all(&message).await.map_err(Error::Io)?;
+        stream.flush().await.map_err(Error::Io)?;
+    }
+    startup.user()?;
+    Ok((protocol, startup.parameters))
+}
+
+/// The last message to a refused client. Those of before version 3 get it in the form they know.
+fn farewell(error: &Error) -> Option<BytesMut> {
+    let report = error.report()?;
+    if !matches!(error, Error::Startup(StartupError::Version { major: 1 | 2, .. })) {
+        return Some(report.to_bytes());
+    }
+    let mut old = BytesMut::new();
+    old.put_slice(format!("E{}:  {}\n\0", Severity::Fatal.as_str(), report.message).as_bytes());
+    Some(old)
+}
+
+async fn say_goodbye(stream: &mut Stream, message: &[u8]) {
+    let told = async {
+        stream.write_all(message).await?;
+        stream.shutdown().await
+    };
+    if let Err(error) = told.await {
+        tracing::debug!(%error, "tell a client why it is refused");
+        return;
+    }
+    // A socket closed with unread bytes is reset, and the client may then never see the message.
+    let mut buffer = [0; 1024];
+    poll_fn(|cx| {
+        let mut discarded = 0;
+        while discarded < DISCARD_BYTES_MAX {
+            match stream.poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(read @ 1..)) => discarded += read,
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;
