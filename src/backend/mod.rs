@@ -1,1 +1,28 @@
 //! The side that faces PostgreSQL: connecting, server connections, cancel, and the pools of them.
+
+mod cancel;
+mod conn;
+mod connect;
+mod endpoint;
+mod error;
+mod fields;
+mod frames;
+mod key;
+mod login;
+mod pools;
+mod query;
+mod servers;
+mod target;
+mod want;
+
+pub use cancel::{CancelTarget, cancel};
+pub use conn::{Asserted, Context, ServerConn};
+pub use connect::{Connected, connect};
+pub use endpoint::{Endpoint, ServerAddress};
+pub use error::{Broken, ConnectError, QueryError};
+pub use key::PoolKey;
+pub use pools::{Pools, PoolsFull};
+pub use query::{SimpleOutcome, has_schema, simple};
+pub use servers::{ServerCheckout, ServerPool, Servers};
+pub use target::{Credential, Target};
+pub use want::{Want, digest};

@@ -1,0 +1,57 @@
+//! What stands in the messages of a server that pgtenant reads itself.
+
+use bytes::{Buf, Bytes};
+
+use crate::protocol::{HEADER_BYTES, cstring};
+
+/// Most parameters that a server may report.
+const PARAMETERS_MAX: usize = 256;
+
+/// A field of an ErrorResponse or NoticeResponse given with its header.
+pub(super) fn error_field(raw: &[u8], field: u8) -> Option<&[u8]> {
+    let mut rest = raw.get(HEADER_BYTES..)?;
+    loop {
+        let (code, after) = rest.split_first()?;
+        if *code == 0 {
+            return None;
+        }
+        let (value, after) = cstring(after)?;
+        if *code == field {
+            return Some(value);
+        }
+        rest = after;
+    }
+}
+
+/// The code of an ErrorResponse; none when it has none of five letters and digits, and is therefore nothing to pass on.
+pub(super) fn sqlstate_of(raw: &[u8]) -> Option<String> {
+    let code = error_field(raw, b'C')?;
+    let legal = code.len() == 5 && code.iter().all(u8::is_ascii_alphanumeric) && raw.last() == Some(&0);
+    legal.then(|| code.iter().copied().map(char::from).collect())
+}
+
+/// Name and value of a ParameterStatus.
+pub(super) fn parameter_status(body: &[u8]) -> Option<(String, String)> {
+    let (name, rest) = cstring(body)?;
+    let (value, rest) = cstring(rest)?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    rest.is_empty().then(|| (text(name), text(value)))
+}
+
+/// Notes a parameter under its name; false when there are too many already.
+pub(super) fn set_parameter(parameters: &mut Vec<(String, String)>, name: String, value: String) -> bool {
+    if let Some((_, old)) = parameters.iter_mut().find(|(known, _)| *known == name) {
+        *old = value;
+        return true;
+    }
+    let room = parameters.len() < PARAMETERS_MAX;
+    if room {
+        parameters.push((name, value));
+    }
+    room
+}
+
+/// Takes a big-endian number off the front.
+pub(super) fn take_i32(body: &mut Bytes) -> Option<i32> {
+    body.try_get_i32().ok()
+}

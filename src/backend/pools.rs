@@ -1,0 +1,149 @@
+//! All pools of one thread: made on first use, bounded in number, evicted when idle.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use super::key::PoolKey;
+use super::servers::{ServerPool, Servers};
+use crate::pool::{Limits, Pool};
+use crate::protocol::{Report, SqlState};
+
+/// No further pool can be made: all that there are are in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("all of at most {max_pools} pools are in use")]
+pub struct PoolsFull {
+    /// The bound.
+    pub max_pools: u32,
+}
+
+impl PoolsFull {
+    /// What a client is told.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let message = format!("(PT-LIMIT) too many pools in use (max_pools = {})", self.max_pools);
+        Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
+    }
+}
+
+struct Entry {
+    pool: Rc<ServerPool>,
+    /// The order of last use.
+    used: u64,
+}
+
+/// The pools of one thread.
+pub struct Pools {
+    max_pools: u32,
+    entries: RefCell<HashMap<PoolKey, Entry>>,
+    /// Drained pools that still have connections out.
+    retired: RefCell<Vec<(PoolKey, Rc<ServerPool>)>>,
+    clock: Cell<u64>,
+}
+
+impl std::fmt::Debug for Pools {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pools").field("max_pools", &self.max_pools).finish_non_exhaustive()
+    }
+}
+
+impl Pools {
+    /// No pools yet, and at most this many at one time.
+    #[must_use]
+    pub fn new(max_pools: u32) -> Self {
+        Self {
+            max_pools: max_pools.max(1),
+            entries: RefCell::default(),
+            retired: RefCell::default(),
+            clock: Cell::new(0),
+        }
+    }
+
+    /// The pool of a key; made, and an idle one evicted for it, if there is none.
+    ///
+    /// # Errors
+    /// [`PoolsFull`]: there are as many as may be, and each is in use.
+    pub fn get_or_create(
+        &self,
+        key: &PoolKey,
+        limits: Limits,
+        make: impl FnOnce() -> Servers,
+    ) -> Result<Rc<ServerPool>, PoolsFull> {
+        let used = self.clock.get() + 1;
+        self.clock.set(used);
+        if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
+            entry.used = used;
+            return Ok(Rc::clone(&entry.pool));
+        }
+        if self.entries.borrow().len() >= self.max_pools as usize {
+            self.evict()?;
+        }
+        let pool = Pool::new(make(), limits);
+        self.entries.borrow_mut().insert(key.clone(), Entry { pool: Rc::clone(&pool), used });
+        Ok(pool)
+    }
+
+    /// All pools, retired ones with connections still out included.
+    #[must_use]
+    pub fn list(&self) -> Vec<(PoolKey, Rc<ServerPool>)> {
+        let entries = self.entries.borrow();
+        let retired = self.retired.borrow();
+        let current = entries.iter().map(|(key, entry)| (key, &entry.pool));
+        let retired = retired.iter().map(|(key, pool)| (key, pool));
+        current.chain(retired).map(|(key, pool)| (key.clone(), Rc::clone(pool))).collect()
+    }
+
+    /// Drains the pools whose key the predicate picks. Their next use makes new ones.
+    pub fn retire(&self, picks: impl Fn(&PoolKey) -> bool) {
+        let picked: Vec<_> = self.entries.borrow_mut().extract_if(|key, _| picks(key)).collect();
+        for (key, entry) in picked {
+            entry.pool.drain();
+            self.retired.borrow_mut().push((key, entry.pool));
+        }
+        self.forget_retired();
+    }
+
+    /// Drains all pools.
+    pub fn drain(&self) {
+        self.retire(|_| true);
+    }
+
+    /// Whether no connection is out, awaited or being opened.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.list().iter().all(|(_, pool)| pool.is_idle())
+    }
+
+    /// Sweeps each pool, and forgets those that hold nothing any more.
+    pub fn sweep(&self, now: Instant) {
+        for (_, pool) in self.list() {
+            pool.sweep(now);
+        }
+        // A pool that backs off is kept: its memory is what protects the server.
+        self.entries.borrow_mut().retain(|_, entry| {
+            let pool = &entry.pool;
+            !pool.is_idle() || pool.stats().idle > 0 || pool.is_backing_off() || Rc::strong_count(pool) > 1
+        });
+        self.forget_retired();
+    }
+
+    fn forget_retired(&self) {
+        self.retired.borrow_mut().retain(|(_, pool)| !pool.is_idle());
+    }
+
+    /// Drains the least recently used pool that is idle, one that does not back off if there is any.
+    fn evict(&self) -> Result<(), PoolsFull> {
+        let victim = {
+            let entries = self.entries.borrow();
+            let idle = entries.iter().filter(|(_, entry)| entry.pool.is_idle());
+            idle.min_by_key(|(_, entry)| (entry.pool.is_backing_off(), entry.used)).map(|(key, _)| key.clone())
+        };
+        let victim = victim.ok_or(PoolsFull { max_pools: self.max_pools })?;
+        if let Some(entry) = self.entries.borrow_mut().remove(&victim) {
+            entry.pool.drain();
+        }
+        Ok(())
+    }
+}

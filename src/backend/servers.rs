@@ -1,0 +1,127 @@
+//! How a pool makes connections to one database of one server.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::conn::ServerConn;
+use super::connect::{Connected, connect};
+use super::endpoint::Endpoint;
+use super::error::ConnectError;
+use super::key::PoolKey;
+use super::target::{Credential, Target};
+use super::want::Want;
+use crate::pool::{Checkout, Manage, Pool};
+
+/// A pool of connections to one database, as one role.
+pub type ServerPool = Pool<Servers>;
+/// A connection on loan.
+pub type ServerCheckout = Checkout<Servers>;
+
+/// Opens connections to one database of one server as one role.
+#[derive(Debug)]
+pub struct Servers {
+    endpoint: Arc<Endpoint>,
+    database: String,
+    user: String,
+    credential: RefCell<Credential>,
+    front: Handle,
+}
+
+impl Servers {
+    /// Connections as the key says, opened on the runtime for expensive work, each within this time.
+    #[must_use]
+    pub fn new(key: &PoolKey, credential: Credential, front: Handle, connect_timeout: Duration) -> Self {
+        Self {
+            endpoint: Endpoint::new(key.address.clone(), connect_timeout),
+            database: key.database.clone(),
+            user: key.user.clone(),
+            credential: RefCell::new(credential),
+            front,
+        }
+    }
+
+    /// The credential of the latest login is the one to use: an earlier one may be out of date.
+    pub fn set_credential(&self, credential: Credential) {
+        self.credential.replace(credential);
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+}
+
+impl Manage for Servers {
+    type Conn = ServerConn;
+    type Want = Rc<Want>;
+    type Error = ConnectError;
+
+    fn class(&self, want: &Rc<Want>) -> u64 {
+        want.class
+    }
+
+    fn affinity(&self, want: &Rc<Want>) -> u64 {
+        want.affinity
+    }
+
+    fn class_of(&self, conn: &ServerConn) -> u64 {
+        conn.class
+    }
+
+    fn affinity_of(&self, conn: &ServerConn) -> u64 {
+        conn.affinity
+    }
+
+    fn is_alive(&self, conn: &mut ServerConn) -> bool {
+        conn.is_alive()
+    }
+
+    fn connect(&self, want: &Rc<Want>) -> impl Future<Output = Result<ServerConn, ConnectError>> + 'static {
+        let target = Target {
+            endpoint: Arc::clone(&self.endpoint),
+            database: self.database.clone(),
+            user: self.user.clone(),
+            startup: want.startup.clone(),
+            credential: self.credential.borrow().clone(),
+            require_schema: want.require_schema.clone(),
+        };
+        let (front, want) = (self.front.clone(), Rc::clone(want));
+        async move {
+            let endpoint = Arc::clone(&target.endpoint);
+            let mut task = Task(front.spawn(async move { logged(target).await }));
+            let connected = (&mut task.0).await.unwrap_or(Err(ConnectError::Shutdown))?;
+            ServerConn::attach(connected, endpoint, &want).map_err(ConnectError::io("take the connection over"))
+        }
+    }
+
+    fn counts_against_server(&self, error: &ConnectError) -> bool {
+        error.counts_against_server()
+    }
+}
+
+/// Ends with whoever waits for it.
+struct Task(JoinHandle<Result<Connected, ConnectError>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Connects, and logs a failure: here once, with what clients are not told.
+async fn logged(target: Target) -> Result<Connected, ConnectError> {
+    let result = connect(&target).await;
+    if let Err(error) = &result {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        let Target { endpoint, database, user, .. } = &target;
+        tracing::warn!(%endpoint, %database, %user, %error, cause, "connecting to a server failed");
+    }
+    result
+}
