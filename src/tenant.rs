@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 /// Longest identifier that PostgreSQL keeps whole, in bytes (`NAMEDATALEN - 1`).
 pub const IDENTIFIER_BYTES_MAX: usize = 63;
+/// Longest module name, in bytes: the registry's view has a column `<module>_schema`, which must keep its whole name.
+pub const MODULE_BYTES_MAX: usize = IDENTIFIER_BYTES_MAX - "_schema".len();
 /// Longest alias of a tenant, in bytes.
 pub const ALIAS_BYTES_MAX: usize = 255;
 
@@ -164,6 +166,9 @@ impl TenantName {
 /// Makes a newtype for a PostgreSQL identifier of at most 63 bytes.
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $what:literal, $reserved:expr) => {
+        identifier!($(#[$doc])* $name, $what, $reserved, IDENTIFIER_BYTES_MAX);
+    };
+    ($(#[$doc:meta])* $name:ident, $what:literal, $reserved:expr, $max:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -175,7 +180,7 @@ macro_rules! identifier {
             /// # Errors
             /// A [`NameError`] that says which rule was broken.
             pub fn parse(name: &str) -> Result<Self, NameError> {
-                bounded($what, name, IDENTIFIER_BYTES_MAX)?;
+                bounded($what, name, $max)?;
                 if name.chars().any(char::is_control) {
                     return Err(NameError::Character { what: $what, name: printable(name) });
                 }
@@ -249,7 +254,7 @@ identifier!(
 );
 identifier!(
     /// The name of a module (service): what a client asks for as its database.
-    ModuleName, "module name", |_| false
+    ModuleName, "module name", |_| false, MODULE_BYTES_MAX
 );
 identifier!(
     /// The name of a server in the registry.
@@ -376,7 +381,7 @@ words!(
 );
 
 /// A PostgreSQL server on which tenants live.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     /// Its name in the registry.
     pub name: ServerName,
@@ -430,7 +435,7 @@ pub struct Placement {
 }
 
 /// A login of a tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
     /// What the client calls itself, the tenant's name stripped.
     pub login: String,

@@ -53,7 +53,7 @@ CREATE TABLE pgtenant.tenants (
     status          text NOT NULL DEFAULT 'provisioning'
                     CHECK (status IN ('provisioning', 'active', 'suspended', 'moving', 'archived')),
     -- When a suspension ends the sessions that run; new ones are refused at once.
-    sessions_end_at timestamptz,
+    sessions_end_at timestamptz CHECK (isfinite(sessions_end_at)),
     default_module  text COLLATE "C" REFERENCES pgtenant.modules (name),
     generation      bigint NOT NULL DEFAULT 0,
     created_at      timestamptz NOT NULL DEFAULT now(),

@@ -1,0 +1,220 @@
+//! Every statement on the registry. Tables are named with their schema, operators that decide who is found with theirs.
+
+/// What a tenant's own row gives, as pairs for `json_build_object`; the tenant is `t`.
+macro_rules! tenant_fields {
+    () => {
+        "'id', t.id, 'slug', t.slug, 'name', t.name, 'contact', t.contact, 'status', t.status,
+         'sessions_end_at', extract(epoch FROM t.sessions_end_at)::pg_catalog.float8,
+         'default_module', t.default_module, 'generation', t.generation,
+         'aliases', ARRAY(SELECT a.name FROM pgtenant.tenant_names AS a
+                          WHERE a.tenant_id OPERATOR(pg_catalog.=) t.id AND a.kind OPERATOR(pg_catalog.=) 'alias' ORDER BY a.name),
+         'logins', ARRAY(SELECT pg_catalog.json_build_object('login', l.login, 'role', l.role, 'verifier', l.verifier)
+                         FROM pgtenant.logins AS l WHERE l.tenant_id OPERATOR(pg_catalog.=) t.id ORDER BY l.login)"
+    };
+}
+
+/// A whole tenant as the data plane needs it: module and server settings resolved into its places.
+macro_rules! tenant_record {
+    () => {
+        concat!(
+            "SELECT pg_catalog.json_build_object(",
+            tenant_fields!(),
+            ", 'placements', ARRAY(
+                SELECT pg_catalog.json_build_object(
+                    'module', p.module, 'module_aliases', m.aliases, 'isolation', p.isolation,
+                    'server', pg_catalog.json_build_object('name', s.name, 'host', s.host, 'port', s.port, 'sslmode', s.sslmode,
+                        'ca_file', s.ca_file, 'max_connections', s.max_connections,
+                        'admin_secret', s.admin_secret, 'app_secret', s.app_secret),
+                    'database', p.database, 'schema', p.schema, 'role', p.role,
+                    'pooling', CASE p.isolation WHEN 'database' THEN 'per-tenant' ELSE coalesce(p.pooling, m.pooling) END,
+                    'pool_mode', coalesce(p.pool_mode, m.pool_mode), 'pool_size', coalesce(p.pool_size, m.pool_size),
+                    'search_path_extra', m.search_path_extra, 'tenant_parameter', m.tenant_parameter, 'set_role', m.set_role,
+                    'ready', p.status OPERATOR(pg_catalog.=) 'ready')
+                FROM pgtenant.placements AS p
+                JOIN pgtenant.modules AS m ON m.name OPERATOR(pg_catalog.=) p.module
+                JOIN pgtenant.servers AS s ON s.name OPERATOR(pg_catalog.=) p.server
+                WHERE p.tenant_id OPERATOR(pg_catalog.=) t.id ORDER BY p.module))::pg_catalog.text"
+        )
+    };
+}
+
+/// A whole tenant as the control plane writes it: its rows as they are.
+macro_rules! tenant_details {
+    () => {
+        concat!(
+            "SELECT pg_catalog.json_build_object(",
+            tenant_fields!(),
+            ", 'placements', ARRAY(
+                SELECT pg_catalog.json_build_object(
+                    'module', p.module, 'isolation', p.isolation, 'server', p.server, 'database', p.database, 'schema', p.schema,
+                    'role', p.role, 'pooling', p.pooling, 'pool_mode', p.pool_mode, 'pool_size', p.pool_size,
+                    'status', p.status, 'managed', p.managed)
+                FROM pgtenant.placements AS p WHERE p.tenant_id OPERATOR(pg_catalog.=) t.id ORDER BY p.module))::pg_catalog.text"
+        )
+    };
+}
+
+/// `$1`: any name. Every table but `modules` and `servers` is read by index, however many tenants there are.
+pub(super) const RECORD_BY_NAME: &str = concat!(
+    tenant_record!(),
+    " FROM pgtenant.tenant_names AS n JOIN pgtenant.tenants AS t ON t.id OPERATOR(pg_catalog.=) n.tenant_id
+      WHERE n.name OPERATOR(pg_catalog.=) $1"
+);
+
+/// `$1`: any name.
+pub(super) const DETAILS_BY_NAME: &str = concat!(
+    tenant_details!(),
+    " FROM pgtenant.tenant_names AS n JOIN pgtenant.tenants AS t ON t.id OPERATOR(pg_catalog.=) n.tenant_id
+      WHERE n.name OPERATOR(pg_catalog.=) $1"
+);
+/// `$1`: the slug after which to go on, `$2`: how many.
+pub(super) const DETAILS_PAGE: &str = concat!(
+    tenant_details!(),
+    " FROM pgtenant.tenants AS t JOIN pgtenant.tenant_names AS n
+        ON n.tenant_id OPERATOR(pg_catalog.=) t.id AND n.kind OPERATOR(pg_catalog.=) 'slug'
+      WHERE n.name OPERATOR(pg_catalog.>) $1 ORDER BY n.name LIMIT $2"
+);
+/// Tenants with places that are asked for and not there yet.
+pub(super) const DETAILS_UNREADY: &str = concat!(
+    tenant_details!(),
+    " FROM pgtenant.tenants AS t WHERE EXISTS (
+        SELECT 1 FROM pgtenant.placements AS u
+        WHERE u.tenant_id OPERATOR(pg_catalog.=) t.id AND u.status OPERATOR(pg_catalog.<>) 'ready') ORDER BY t.slug"
+);
+
+pub(super) const SERVERS: &str =
+    "SELECT pg_catalog.to_json(s)::pg_catalog.text FROM pgtenant.servers AS s ORDER BY s.name";
+pub(super) const MODULES: &str =
+    "SELECT pg_catalog.to_json(m)::pg_catalog.text FROM pgtenant.modules AS m ORDER BY m.ordinal";
+
+/// `$1`: the row as JSON. One row when something was written: whether it is new.
+pub(super) const PUT_SERVER: &str = "
+    INSERT INTO pgtenant.servers AS s (name, host, port, sslmode, ca_file, max_connections, admin_secret, app_secret)
+    SELECT r.name, r.host, r.port, r.sslmode, r.ca_file, r.max_connections, r.admin_secret, r.app_secret
+    FROM pg_catalog.json_populate_record(NULL::pgtenant.servers, $1::pg_catalog.json) AS r
+    ON CONFLICT (name) DO UPDATE SET (host, port, sslmode, ca_file, max_connections, admin_secret, app_secret)
+        = (EXCLUDED.host, EXCLUDED.port, EXCLUDED.sslmode, EXCLUDED.ca_file, EXCLUDED.max_connections, EXCLUDED.admin_secret,
+           EXCLUDED.app_secret)
+    WHERE (s.host, s.port, s.sslmode, s.ca_file, s.max_connections, s.admin_secret, s.app_secret)
+        IS DISTINCT FROM (EXCLUDED.host, EXCLUDED.port, EXCLUDED.sslmode, EXCLUDED.ca_file, EXCLUDED.max_connections,
+           EXCLUDED.admin_secret, EXCLUDED.app_secret)
+    RETURNING (xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid)";
+/// As [`PUT_SERVER`].
+pub(super) const PUT_MODULE: &str = "
+    INSERT INTO pgtenant.modules AS m (name, isolation, server, database, pooling, pool_mode, pool_size, schema_pattern,
+        database_pattern, role_pattern, search_path_extra, migrations, aliases, tenant_parameter, set_role)
+    SELECT r.name, r.isolation, r.server, r.database, r.pooling, r.pool_mode, r.pool_size, r.schema_pattern,
+        r.database_pattern, r.role_pattern, r.search_path_extra, r.migrations, r.aliases, r.tenant_parameter, r.set_role
+    FROM pg_catalog.json_populate_record(NULL::pgtenant.modules, $1::pg_catalog.json) AS r
+    ON CONFLICT (name) DO UPDATE SET (isolation, server, database, pooling, pool_mode, pool_size, schema_pattern,
+            database_pattern, role_pattern, search_path_extra, migrations, aliases, tenant_parameter, set_role)
+        = (EXCLUDED.isolation, EXCLUDED.server, EXCLUDED.database, EXCLUDED.pooling, EXCLUDED.pool_mode, EXCLUDED.pool_size,
+           EXCLUDED.schema_pattern, EXCLUDED.database_pattern, EXCLUDED.role_pattern, EXCLUDED.search_path_extra,
+           EXCLUDED.migrations, EXCLUDED.aliases, EXCLUDED.tenant_parameter, EXCLUDED.set_role)
+    WHERE (m.isolation, m.server, m.database, m.pooling, m.pool_mode, m.pool_size, m.schema_pattern, m.database_pattern,
+           m.role_pattern, m.search_path_extra, m.migrations, m.aliases, m.tenant_parameter, m.set_role)
+        IS DISTINCT FROM (EXCLUDED.isolation, EXCLUDED.server, EXCLUDED.database, EXCLUDED.pooling, EXCLUDED.pool_mode,
+           EXCLUDED.pool_size, EXCLUDED.schema_pattern, EXCLUDED.database_pattern, EXCLUDED.role_pattern,
+           EXCLUDED.search_path_extra, EXCLUDED.migrations, EXCLUDED.aliases, EXCLUDED.tenant_parameter, EXCLUDED.set_role)
+    RETURNING (xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid)";
+pub(super) const REMOVE_SERVER: &str = "DELETE FROM pgtenant.servers WHERE name OPERATOR(pg_catalog.=) $1";
+pub(super) const REMOVE_MODULE: &str = "DELETE FROM pgtenant.modules WHERE name OPERATOR(pg_catalog.=) $1";
+
+/// `$1`: the row as JSON.
+pub(super) const INSERT_TENANT: &str = "
+    INSERT INTO pgtenant.tenants (id, slug, name, contact, status, sessions_end_at, default_module)
+    SELECT r.id, r.slug, r.name, r.contact, r.status, pg_catalog.to_timestamp(r.sessions_end_at), r.default_module
+    FROM pg_catalog.json_to_record($1::pg_catalog.json) AS r(id pg_catalog.uuid, slug pg_catalog.text, name pg_catalog.text,
+        contact pg_catalog.text, status pg_catalog.text, sessions_end_at pg_catalog.float8, default_module pg_catalog.text)";
+/// As [`INSERT_TENANT`].
+pub(super) const UPDATE_TENANT: &str = "
+    UPDATE pgtenant.tenants AS t SET (slug, name, contact, status, sessions_end_at, default_module)
+        = (r.slug, r.name, r.contact, r.status, pg_catalog.to_timestamp(r.sessions_end_at), r.default_module)
+    FROM pg_catalog.json_to_record($1::pg_catalog.json) AS r(id pg_catalog.uuid, slug pg_catalog.text, name pg_catalog.text,
+        contact pg_catalog.text, status pg_catalog.text, sessions_end_at pg_catalog.float8, default_module pg_catalog.text)
+    WHERE t.id OPERATOR(pg_catalog.=) r.id";
+/// `$1`: the id, `$2`: the status, `$3`: seconds that sessions may still run, for a suspension.
+pub(super) const SET_STATUS: &str = "
+    UPDATE pgtenant.tenants SET status = $2,
+        sessions_end_at = CASE $2 WHEN 'suspended'
+            THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => coalesce($3, 0)) END
+    WHERE id OPERATOR(pg_catalog.=) $1";
+pub(super) const SET_DEFAULT_MODULE: &str =
+    "UPDATE pgtenant.tenants SET default_module = $2 WHERE id OPERATOR(pg_catalog.=) $1";
+/// Its places first, while the log can still tell its slug.
+pub(super) const DELETE_PLACEMENTS: &str = "DELETE FROM pgtenant.placements WHERE tenant_id OPERATOR(pg_catalog.=) $1";
+pub(super) const DELETE_TENANT: &str = "DELETE FROM pgtenant.tenants WHERE id OPERATOR(pg_catalog.=) $1";
+pub(super) const LOCK_TENANT: &str =
+    "SELECT t.status FROM pgtenant.tenants AS t WHERE t.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE";
+
+/// Adding an alias that is the tenant's already changes nothing.
+pub(super) const ADD_ALIAS: &str = "
+    INSERT INTO pgtenant.tenant_names (name, tenant_id) SELECT $2, $1
+    WHERE NOT EXISTS (SELECT 1 FROM pgtenant.tenant_names AS n
+        WHERE n.name OPERATOR(pg_catalog.=) $2 AND n.tenant_id OPERATOR(pg_catalog.=) $1)";
+pub(super) const REMOVE_ALIAS: &str = "
+    DELETE FROM pgtenant.tenant_names
+    WHERE tenant_id OPERATOR(pg_catalog.=) $1 AND name OPERATOR(pg_catalog.=) $2 AND kind OPERATOR(pg_catalog.=) 'alias'";
+
+/// `$1`: the tenant, `$2`: the row as JSON.
+pub(super) const PUT_PLACEMENT: &str = "
+    INSERT INTO pgtenant.placements AS p
+        (tenant_id, module, isolation, server, database, schema, role, pooling, pool_mode, pool_size, status, managed)
+    SELECT $1, r.module, r.isolation, r.server, r.database, r.schema, r.role, r.pooling, r.pool_mode, r.pool_size, r.status,
+        r.managed
+    FROM pg_catalog.json_populate_record(NULL::pgtenant.placements, $2::pg_catalog.json) AS r
+    ON CONFLICT (tenant_id, module) DO UPDATE SET
+            (isolation, server, database, schema, role, pooling, pool_mode, pool_size, status, managed)
+        = (EXCLUDED.isolation, EXCLUDED.server, EXCLUDED.database, EXCLUDED.schema, EXCLUDED.role, EXCLUDED.pooling,
+           EXCLUDED.pool_mode, EXCLUDED.pool_size, EXCLUDED.status, EXCLUDED.managed)
+    WHERE (p.isolation, p.server, p.database, p.schema, p.role, p.pooling, p.pool_mode, p.pool_size, p.status, p.managed)
+        IS DISTINCT FROM (EXCLUDED.isolation, EXCLUDED.server, EXCLUDED.database, EXCLUDED.schema, EXCLUDED.role,
+           EXCLUDED.pooling, EXCLUDED.pool_mode, EXCLUDED.pool_size, EXCLUDED.status, EXCLUDED.managed)
+    RETURNING (xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid)";
+pub(super) const REMOVE_PLACEMENT: &str =
+    "DELETE FROM pgtenant.placements WHERE tenant_id OPERATOR(pg_catalog.=) $1 AND module OPERATOR(pg_catalog.=) $2";
+pub(super) const PLACEMENT_STATUS: &str = "
+    UPDATE pgtenant.placements SET status = $3
+    WHERE tenant_id OPERATOR(pg_catalog.=) $1 AND module OPERATOR(pg_catalog.=) $2 AND status OPERATOR(pg_catalog.<>) $3";
+
+/// `$1`: the tenant, `$2`: the row as JSON.
+pub(super) const PUT_LOGIN: &str = "
+    INSERT INTO pgtenant.logins AS l (tenant_id, login, role, verifier)
+    SELECT $1, r.login, r.role, r.verifier
+    FROM pg_catalog.json_populate_record(NULL::pgtenant.logins, $2::pg_catalog.json) AS r
+    ON CONFLICT (tenant_id, login) DO UPDATE SET (role, verifier) = (EXCLUDED.role, EXCLUDED.verifier)
+    WHERE (l.role, l.verifier) IS DISTINCT FROM (EXCLUDED.role, EXCLUDED.verifier)
+    RETURNING (xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid)";
+pub(super) const REMOVE_LOGIN: &str =
+    "DELETE FROM pgtenant.logins WHERE tenant_id OPERATOR(pg_catalog.=) $1 AND login OPERATOR(pg_catalog.=) $2";
+
+/// `$1`: the entry as JSON.
+pub(super) const WRITE_LOG: &str = "
+    INSERT INTO pgtenant.module_log (tenant_id, tenant_slug, module, server, database, schema, status, detail)
+    SELECT r.tenant_id, r.tenant_slug, r.module, r.server, r.database, r.schema, r.status, r.detail
+    FROM pg_catalog.json_populate_record(NULL::pgtenant.module_log, $1::pg_catalog.json) AS r";
+/// `$1`: the tenant, `$2`: how many of the newest.
+pub(super) const READ_LOG: &str = "
+    SELECT pg_catalog.json_build_object('tenant_id', l.tenant_id, 'tenant_slug', l.tenant_slug, 'module', l.module,
+        'server', l.server, 'database', l.database, 'schema', l.schema, 'status', l.status, 'detail', l.detail,
+        'logged_at', extract(epoch FROM l.logged_at)::pg_catalog.float8)::pg_catalog.text
+    FROM pgtenant.module_log AS l WHERE l.tenant_id OPERATOR(pg_catalog.=) $1 ORDER BY l.id DESC LIMIT $2";
+
+/// `$1`: the key. Held until the connection ends.
+pub(super) const ADVISORY_LOCK: &str = "SELECT 1 FROM (SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pgtenant:' OPERATOR(pg_catalog.||) $1, 0))) AS l";
+
+/// Migrations take turns; held until the transaction ends.
+pub(super) const MIGRATION_LOCK: &str = "SELECT 1 FROM (SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('pgtenant.migrations', 0))) AS l";
+pub(super) const MIGRATION_TABLE: &str = "
+    CREATE SCHEMA IF NOT EXISTS pgtenant;
+    CREATE TABLE IF NOT EXISTS pgtenant.schema_versions (
+        version    pg_catalog.int4 PRIMARY KEY,
+        name       pg_catalog.text NOT NULL,
+        checksum   pg_catalog.text NOT NULL,
+        applied_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now()
+    );";
+pub(super) const MIGRATIONS_THERE: &str = "SELECT pg_catalog.to_regclass('pgtenant.schema_versions') IS NOT NULL";
+pub(super) const MIGRATIONS_APPLIED: &str =
+    "SELECT v.version, v.name, v.checksum FROM pgtenant.schema_versions AS v ORDER BY v.version";
+pub(super) const MIGRATION_RECORD: &str =
+    "INSERT INTO pgtenant.schema_versions (version, name, checksum) VALUES ($1, $2, $3)";

@@ -1,0 +1,124 @@
+//! A whole tenant as the registry tells it to the data plane, in JSON: the answer of a look-up and a line of the snapshot.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::rows::epoch;
+use crate::tenant::{
+    Alias, DatabaseName, Isolation, Login, ModuleName, Placement, PoolMode, Pooling, Server, Slug, Tenant, TenantId,
+    TenantStatus,
+};
+
+/// A [`Tenant`] as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct TenantRecord {
+    id: TenantId,
+    slug: Slug,
+    name: String,
+    status: TenantStatus,
+    #[serde(default, with = "epoch")]
+    sessions_end_at: Option<SystemTime>,
+    /// Plain text: one that this program finds malformed must not hide the tenant.
+    aliases: Vec<String>,
+    default_module: Option<ModuleName>,
+    placements: Vec<PlacementRecord>,
+    logins: Vec<Login>,
+    generation: i64,
+}
+
+/// A [`Placement`] as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct PlacementRecord {
+    module: ModuleName,
+    module_aliases: Vec<String>,
+    isolation: Isolation,
+    server: Server,
+    database: DatabaseName,
+    schema: Option<String>,
+    role: Option<String>,
+    pooling: Pooling,
+    pool_mode: Option<PoolMode>,
+    pool_size: Option<u32>,
+    search_path_extra: Vec<String>,
+    tenant_parameter: Option<String>,
+    set_role: bool,
+    ready: bool,
+}
+
+impl From<TenantRecord> for Tenant {
+    fn from(r: TenantRecord) -> Self {
+        Self {
+            id: r.id,
+            slug: r.slug,
+            name: r.name,
+            status: r.status,
+            sessions_end_at: r.sessions_end_at,
+            aliases: r.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect(),
+            default_module: r.default_module,
+            placements: r.placements.into_iter().map(|p| Arc::new(Placement::from(p))).collect(),
+            logins: r.logins,
+            generation: r.generation,
+        }
+    }
+}
+
+impl From<PlacementRecord> for Placement {
+    fn from(r: PlacementRecord) -> Self {
+        Self {
+            module: r.module,
+            module_aliases: r.module_aliases,
+            isolation: r.isolation,
+            server: Arc::new(r.server),
+            database: r.database,
+            schema: r.schema,
+            role: r.role,
+            pooling: r.pooling,
+            pool_mode: r.pool_mode,
+            pool_size: r.pool_size,
+            search_path_extra: r.search_path_extra,
+            tenant_parameter: r.tenant_parameter,
+            set_role: r.set_role,
+            ready: r.ready,
+        }
+    }
+}
+
+impl From<&Tenant> for TenantRecord {
+    fn from(t: &Tenant) -> Self {
+        Self {
+            id: t.id,
+            slug: t.slug.clone(),
+            name: t.name.clone(),
+            status: t.status,
+            sessions_end_at: t.sessions_end_at,
+            aliases: t.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
+            default_module: t.default_module.clone(),
+            placements: t.placements.iter().map(|p| PlacementRecord::from(&**p)).collect(),
+            logins: t.logins.clone(),
+            generation: t.generation,
+        }
+    }
+}
+
+impl From<&Placement> for PlacementRecord {
+    fn from(p: &Placement) -> Self {
+        Self {
+            module: p.module.clone(),
+            module_aliases: p.module_aliases.clone(),
+            isolation: p.isolation,
+            server: (*p.server).clone(),
+            database: p.database.clone(),
+            schema: p.schema.clone(),
+            role: p.role.clone(),
+            pooling: p.pooling,
+            pool_mode: p.pool_mode,
+            pool_size: p.pool_size,
+            search_path_extra: p.search_path_extra.clone(),
+            tenant_parameter: p.tenant_parameter.clone(),
+            set_role: p.set_role,
+            ready: p.ready,
+        }
+    }
+}

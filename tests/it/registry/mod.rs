@@ -1,0 +1,4 @@
+//! The registry on real PostgreSQL.
+
+mod admin;
+mod fixture;
