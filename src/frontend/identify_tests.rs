@@ -409,3 +409,53 @@ async fn what_goes_on_to_the_server_has_no_trace_of_the_tenants_name() {
     assert_eq!(names, ["application_name", "statement_timeout"]);
     assert_eq!(claim.login.role, "acme_app");
 }
+
+#[tokio::test]
+async fn the_salt_of_nobody_is_the_same_in_whichever_way_its_tenant_is_named() {
+    let table = table(&["acme"]);
+    let salt_name = async |server_name: Option<&str>, parameters: &[(&str, &str)]| match run(
+        &table,
+        &all_on(),
+        server_name,
+        parameters,
+    )
+    .await
+    .unwrap()
+    {
+        Identified::Unknown(unknown) => unknown.salt_name,
+        Identified::Known(_) => panic!("nobody is known here"),
+    };
+    for (user, tenant, alias) in [("app", "ghost", "ghost"), ("nobody", "acme", "krn:acme:prod")] {
+        let direct = salt_name(None, &[("user", user), ("tenant", tenant)]).await;
+        let at = format!("{user}@{alias}");
+        let dotted = format!("{user}.{tenant}");
+        let database = format!("{alias}/finance");
+        let sni = format!("{tenant}.db.example.com");
+        assert_eq!(salt_name(None, &[("user", &at)]).await, direct);
+        assert_eq!(salt_name(None, &[("user", &dotted)]).await, direct);
+        assert_eq!(salt_name(None, &[("user", user), ("database", &database)]).await, direct);
+        assert_eq!(salt_name(Some(&sni), &[("user", user)]).await, direct);
+        assert_ne!(salt_name(None, &[("user", "other"), ("tenant", tenant)]).await, direct);
+    }
+}
+
+#[tokio::test]
+async fn a_claim_can_be_made_on_any_thread() {
+    let outcome = tokio::spawn(async { user(&table(&["acme"]), &all_on(), "app@acme").await });
+    assert_eq!(outcome.await.unwrap(), "acme/app/");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_startup_message_makes_identification_panic(
+        user in "[a-z@.\u{e9}/ ]{0,20}", database in "\\PC{0,20}", tenant in proptest::option::of(".{0,300}"),
+        options in "[-c =a-z.\\\\@]{0,40}", server_name in proptest::option::of("[a-z.\u{e9}]{0,30}")
+    ) {
+        let mut parameters = vec![("user", user.as_str()), ("database", &database), ("options", &options)];
+        parameters.extend(tenant.as_deref().map(|name| ("tenant", name)));
+        let config = IdentifyConfig { default_tenant: Some("main".into()), ..all_on() };
+        let table = table(&["acme", "main"]);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _ = runtime.block_on(run(&table, &config, server_name.as_deref(), &parameters));
+    }
+}
