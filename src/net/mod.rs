@@ -2,6 +2,7 @@
 
 mod connect;
 mod error;
+mod legacy;
 mod record;
 mod socket;
 mod stream;

@@ -6,13 +6,15 @@ use std::sync::{Arc, OnceLock};
 use aws_lc_rs::digest;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 
 use super::error::TlsError;
+use super::legacy;
 use super::verify::{Authorities, ServerVerifier, Strictness};
 use crate::tenant::SslMode;
 
@@ -66,13 +68,34 @@ pub fn server_config(certificate: &Path, key: &Path, client_ca: Option<&Path>) -
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder
-        .with_single_cert(chain, private_key)
-        .map_err(|source| TlsError::KeyPair { path: certificate.to_owned(), source })?;
+    let certified =
+        certified(chain, private_key).map_err(|source| TlsError::KeyPair { path: certificate.to_owned(), source })?;
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(ServerTls { config: Arc::new(config), server_end_point: end_point }))
+}
+
+/// A chain with its key, which must be the key of the chain's first certificate.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    private_key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let certified = CertifiedKey::new(chain, provider().key_provider.load_private_key(private_key)?);
+    let matching = match certified.cert.first().and_then(legacy::version_1) {
+        None => certified.keys_match(),
+        Some(version_1) => match certified.key.public_key() {
+            None => Err(InconsistentKeys::Unknown.into()),
+            Some(key) if key.as_ref() == version_1.public_key().raw => Ok(()),
+            Some(_) => Err(InconsistentKeys::KeyMismatch.into()),
+        },
+    };
+    match matching {
+        // A key that does not show its public half may still be right; the first handshake tells.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(error),
+    }
 }
 
 /// The client side's TLS towards a server, by libpq's modes: `prefer` and `require` accept any certificate whose key the

@@ -6,15 +6,17 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_t
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::GeneralName;
+
+use super::legacy;
 
 /// Who may sign a server's certificate.
 #[derive(Debug)]
 pub(super) struct Authorities {
     /// The authorities.
     pub(super) roots: RootCertStore,
-    /// The same as certificates, for servers whose own certificate is in the file: what PostgreSQL's manual makes with
-    /// `openssl req -x509`, its own authority, which webpki takes for no server's.
+    /// The same as certificates (those of a file), for what webpki cannot do: servers whose own certificate is in the file,
+    /// as PostgreSQL's manual makes it with `openssl req -x509`, and certificates of version 1.
     pub(super) certificates: Vec<CertificateDer<'static>>,
 }
 
@@ -51,6 +53,10 @@ impl ServerVerifier {
         if authorities.certificates.iter().any(|trusted| trusted == certificate) {
             return verify_period(certificate, now);
         }
+        if let Some(version_1) = legacy::version_1(certificate) {
+            legacy::verify_authority(&version_1, &authorities.certificates, &self.algorithms)?;
+            return verify_period(certificate, now);
+        }
         let parsed = ParsedCertificate::try_from(certificate)?;
         let (roots, algorithms) = (&authorities.roots, self.algorithms.all);
         verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
@@ -85,7 +91,10 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+        match legacy::version_1(certificate) {
+            Some(version_1) => legacy::verify_tls12(message, &version_1, signature, &self.algorithms),
+            None => verify_tls12_signature(message, certificate, signature, &self.algorithms),
+        }
     }
 
     fn verify_tls13_signature(
@@ -94,7 +103,10 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        match legacy::version_1(certificate) {
+            Some(version_1) => legacy::verify_tls13(message, &version_1, signature, &self.algorithms),
+            None => verify_tls13_signature(message, certificate, signature, &self.algorithms),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -102,13 +114,8 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    Ok(parsed)
-}
-
 fn verify_period(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let validity = parse(certificate)?.validity().clone();
+    let validity = legacy::parse(certificate)?.validity().clone();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     if now < validity.not_before.timestamp() {
         return Err(CertificateError::NotValidYet.into());
@@ -122,18 +129,19 @@ fn verify_period(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), 
 /// Compares the host name with the certificate's alternative names or, where it has none for hosts, with its common name
 /// (libpq does so too, and PostgreSQL's manual makes such certificates). A common name has no wildcards here.
 fn verify_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
-    let by_alternatives = verify_server_name(&ParsedCertificate::try_from(certificate)?, name);
+    let by_alternatives =
+        ParsedCertificate::try_from(certificate).and_then(|certificate| verify_server_name(&certificate, name));
     if by_alternatives.is_ok() {
         return Ok(());
     }
-    let parsed = parse(certificate)?;
+    let parsed = legacy::parse(certificate)?;
     let alternatives = parsed.subject_alternative_name().map_err(|_| CertificateError::BadEncoding)?;
     let for_hosts = |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_));
     if alternatives.is_some_and(|names| names.value.general_names.iter().any(for_hosts)) {
         return by_alternatives;
     }
     let host = name.to_str();
-    let common_name = parsed.subject().iter_common_name().last().and_then(|name| name.as_str().ok());
+    let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     if common_name.is_some_and(|common_name| common_name.eq_ignore_ascii_case(&host)) {
         Ok(())
     } else {
