@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod provision;
+#[cfg(test)]
 mod registry;
 #[cfg(test)]
 mod support;

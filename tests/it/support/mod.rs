@@ -2,4 +2,4 @@
 
 mod postgres;
 
-pub(crate) use postgres::{Database, cluster, database, role};
+pub(crate) use postgres::{Database, cluster, database, role, unique};

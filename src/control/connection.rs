@@ -1,0 +1,206 @@
+//! A connection with which objects are made on a server: opened with the admin part of its secret, never used for a client's bytes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::config::SslMode as Ssl;
+use tokio_postgres::{Client, Config, NoTls, Transaction};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::Error;
+use crate::auth::{Credentials, Part, SecretRef};
+use crate::net::tls;
+use crate::tenant::{Server, ServerName, SslMode};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a step is tried when others change the same catalog rows at the same moment.
+pub(crate) const ATTEMPTS_MAX: u32 = 12;
+/// Upper bound of the pause before the second attempt; doubles with each, up to a second.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The credentials with which objects are made on a server.
+///
+/// # Errors
+/// [`Error::NoAdminSecret`], or [`Error::Secret`] when it cannot be resolved.
+pub async fn admin_credentials(server: &Server) -> Result<Credentials, Error> {
+    let secret = server.admin_secret.as_deref();
+    let secret = secret.ok_or_else(|| Error::NoAdminSecret { server: server.name.clone() })?;
+    resolve(server, secret, "admin", Part::Admin).await
+}
+
+/// The service login of a server's shared pools.
+///
+/// # Errors
+/// [`Error::NoAppSecret`], or [`Error::Secret`] when it cannot be resolved.
+pub async fn app_credentials(server: &Server) -> Result<Credentials, Error> {
+    let secret = server.app_secret.as_deref();
+    let secret = secret.ok_or_else(|| Error::NoAppSecret { server: server.name.clone() })?;
+    resolve(server, secret, "app", Part::App).await
+}
+
+async fn resolve(server: &Server, secret: &str, what: &'static str, part: Part) -> Result<Credentials, Error> {
+    let failed = |source| Error::Secret { server: server.name.clone(), what, source };
+    secret.parse::<SecretRef>().map_err(failed)?.resolve(part).await.map_err(failed)
+}
+
+/// A connection to one database of a server; `search_path` is `pg_catalog`.
+#[derive(Debug)]
+pub struct Connection {
+    pub(crate) client: Client,
+    server: Arc<Server>,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] and its like, naming server, database and role.
+    pub async fn open(server: &Arc<Server>, credentials: &Credentials, database: &str) -> Result<Self, Error> {
+        let client = connect(server, credentials, database).await?;
+        let connection = Self { client, server: Arc::clone(server) };
+        connection.settle().await?;
+        Ok(connection)
+    }
+
+    /// Sets what the statements here rely on, whatever roles, databases or a migration have set before.
+    pub(crate) async fn settle(&self) -> Result<(), Error> {
+        let settings = "RESET ROLE; RESET ALL; SET search_path = pg_catalog; SET client_min_messages = warning; \
+                        SET statement_timeout = 0; SET lock_timeout = '30s'; SET idle_in_transaction_session_timeout = 0";
+        self.client.batch_execute(settings).await.map_err(|source| self.failed("prepare the connection", source))
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn server(&self) -> &ServerName {
+        &self.server.name
+    }
+
+    /// A statement's failure, with what was being done and where.
+    pub(crate) fn failed(&self, doing: &'static str, source: tokio_postgres::Error) -> Error {
+        Error::Sql { doing, server: self.server.name.clone(), source }
+    }
+
+    /// Begins a step, one at a time for all that hold the same `lock` word. See [`in_step`].
+    pub(crate) async fn begin(&mut self, doing: &'static str, lock: &str) -> Result<Step<'_>, Error> {
+        let server = self.server.name.clone();
+        let transaction = self.client.transaction().await;
+        let transaction = transaction.map_err(|source| Error::Sql { doing, server: server.clone(), source })?;
+        let step = Step { transaction, server, doing };
+        step.query("SELECT pg_advisory_xact_lock(hashtextextended('pgtenant:' || $1, 0))", &[&lock]).await?;
+        Ok(step)
+    }
+}
+
+/// Runs work in a transaction of its own, and again when another session collided with it: `in_step!(connection, doing, lock, |step| future)`.
+/// The work must be repeatable. A macro and not a function, since an async closure's future is not known to be `Send`.
+macro_rules! in_step {
+    ($connection:expr, $doing:expr, $lock:expr, |$step:ident| $work:expr) => {{
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let done = match $connection.begin($doing, $lock).await {
+                Ok($step) => match $work.await {
+                    Ok(value) => $step.commit().await.map(|()| value),
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            };
+            match done {
+                Err(error) if attempt < $crate::control::connection::ATTEMPTS_MAX && error.is_transient() => {
+                    tracing::debug!(doing = $doing, attempt, %error, "collided with another session; trying again");
+                    $crate::control::connection::pause(attempt).await;
+                }
+                done => break done,
+            }
+        }
+    }};
+}
+pub(crate) use in_step;
+
+/// One step of provisioning: a transaction that either happened whole or not at all.
+pub(crate) struct Step<'a> {
+    pub(crate) transaction: Transaction<'a>,
+    pub(crate) server: ServerName,
+    doing: &'static str,
+}
+
+impl Step<'_> {
+    /// Ends the step; what it did holds from now on.
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        let Self { transaction, server, doing } = self;
+        transaction.commit().await.map_err(|source| Error::Sql { doing, server, source })
+    }
+
+    /// Runs statements without parameters.
+    pub(crate) async fn run(&self, sql: &str) -> Result<(), Error> {
+        self.transaction.batch_execute(sql).await.map_err(|source| self.failed(source))
+    }
+
+    /// Rows of a query.
+    pub(crate) async fn query(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, Error> {
+        self.transaction.query(sql, parameters).await.map_err(|source| self.failed(source))
+    }
+
+    /// The one value of a query that gives exactly one row.
+    pub(crate) async fn value<T: for<'r> tokio_postgres::types::FromSql<'r>>(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<T, Error> {
+        let row = self.transaction.query_one(sql, parameters).await.map_err(|source| self.failed(source))?;
+        row.try_get(0).map_err(|source| self.failed(source))
+    }
+
+    pub(crate) fn failed(&self, source: tokio_postgres::Error) -> Error {
+        Error::Sql { doing: self.doing, server: self.server.clone(), source }
+    }
+}
+
+/// Waits a random time that grows with the attempts, so that those who collided do not meet again.
+pub(crate) async fn pause(attempt: u32) {
+    let most = PAUSE.saturating_mul(1 << attempt.min(6)).min(Duration::from_secs(1));
+    tokio::time::sleep(most.mul_f64(rand::random_range(0.2..1.0))).await;
+}
+
+async fn connect(server: &Server, credentials: &Credentials, database: &str) -> Result<Client, Error> {
+    let mut config = Config::new();
+    config.host(&server.host).port(server.port).user(&credentials.user).dbname(database);
+    config.application_name("pgtenant").connect_timeout(CONNECT_TIMEOUT);
+    if let Some(password) = &credentials.password {
+        config.password(password.expose());
+    }
+    let ca = server.ca_file.as_deref().map(Path::new);
+    let tls = tls::client_config(server.sslmode, ca)
+        .map_err(|source| Error::Tls { server: server.name.clone(), source })?
+        .filter(|_| !server.host.starts_with('/'));
+    config.ssl_mode(match (server.sslmode, &tls) {
+        (_, None) => Ssl::Disable,
+        (SslMode::Disable | SslMode::Prefer, _) => Ssl::Prefer,
+        (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => Ssl::Require,
+    });
+    let failed = |source| Error::Connect {
+        server: server.name.clone(),
+        database: database.to_owned(),
+        user: credentials.user.clone(),
+        source,
+    };
+    let connecting = async {
+        match tls {
+            None => config.connect(NoTls).await.map(|(client, connection)| (client, tokio::spawn(connection))),
+            Some(tls) => {
+                let tls = MakeRustlsConnect::new((*tls).clone());
+                config.connect(tls).await.map(|(client, connection)| (client, tokio::spawn(connection)))
+            }
+        }
+    };
+    // The spawned task drives the socket; it ends with the client, and what it dies of the client's next statement reports.
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected.map(|(client, _)| client).map_err(failed),
+        Err(_) => Err(Error::ConnectTimeout { server: server.name.clone(), seconds: CONNECT_TIMEOUT.as_secs() }),
+    }
+}

@@ -1,0 +1,141 @@
+//! Databases: made when missing, closed to PUBLIC, and given pgtenant's bookkeeping.
+
+use tokio_postgres::error::SqlState;
+
+use super::connection::{ATTEMPTS_MAX, Connection, Step, in_step, pause};
+use super::error::{Error, is_transient};
+use super::place::Place;
+use crate::tenant::{Isolation, quote_ident, quote_literal};
+
+/// pgtenant's own schema in a database that holds tenants.
+const BOOKKEEPING: &str = include_str!("../../migrations/server/0001_bookkeeping.sql");
+/// The mark that the script leaves on the schema.
+const BOOKKEEPING_MARK: &str = "pgtenant:bookkeeping:1";
+
+/// Makes the place's database, or finds it made; a database that a tenant has alone must be ours.
+pub(super) async fn ensure(connection: &mut Connection, place: &Place) -> Result<(), Error> {
+    let name = place.database.as_str();
+    let own = place.isolation == Isolation::Database;
+    let mut attempt = 0;
+    while !is_there(connection, place).await? {
+        attempt += 1;
+        let owner = if own { format!(" OWNER {}", quote_ident(&place.owner())) } else { String::new() };
+        match connection.client.batch_execute(&format!("CREATE DATABASE {}{owner}", quote_ident(name))).await {
+            Ok(()) => break,
+            // Another run made it, or someone is connected to the template; both pass.
+            Err(error) if attempt < ATTEMPTS_MAX && error.as_db_error().is_some_and(is_transient) => {
+                pause(attempt).await;
+            }
+            Err(error) => return Err(connection.failed("create the database", error)),
+        }
+    }
+    in_step!(connection, "close the database to others", name, |step| close(&step, place))
+}
+
+/// Whether the database is there; an error when it belongs to another.
+async fn is_there(connection: &Connection, place: &Place) -> Result<bool, Error> {
+    let rows = connection
+        .client
+        .query(
+            "SELECT shobj_description(d.oid, 'pg_database'), r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
+             WHERE d.datname = $1",
+            &[&place.database.as_str()],
+        )
+        .await
+        .map_err(|source| connection.failed("look for the database", source))?;
+    let Some(row) = rows.first() else { return Ok(false) };
+    let mark: Option<String> = row.try_get(0).map_err(|source| connection.failed("look for the database", source))?;
+    let owner: String = row.try_get(1).map_err(|source| connection.failed("look for the database", source))?;
+    let ours = match place.isolation {
+        // The owner role bears the mark before the database can; it cannot be marked in the statement that makes it.
+        Isolation::Database => mark.as_deref() == Some(place.mark().as_str()) || owner == place.owner(),
+        // A module's database is the operator's choice and may have been there before. Another tenant's own never is one.
+        Isolation::Schema | Isolation::Shared => {
+            mark.as_deref().is_none_or(|mark| !mark.starts_with("pgtenant:") || mark == place.database_mark())
+        }
+    };
+    if ours {
+        return Ok(true);
+    }
+    let name = place.database.to_string();
+    Err(Error::Foreign { kind: "database", name, server: connection.server().clone() })
+}
+
+async fn close(step: &Step<'_>, place: &Place) -> Result<(), Error> {
+    let name = place.database.as_str();
+    let database = place.database.quoted();
+    let (mark, client) = match place.isolation {
+        Isolation::Database => (place.mark(), place.role.as_ref().map(ToString::to_string)),
+        Isolation::Schema | Isolation::Shared => (place.database_mark(), Some(place.clients())),
+    };
+    let unmarked = "SELECT shobj_description(oid, 'pg_database') IS NULL FROM pg_database WHERE datname = $1";
+    if step.value::<bool>(unmarked, &[&name]).await? {
+        step.run(&format!("COMMENT ON DATABASE {database} IS {}", quote_literal(&mark))).await?;
+    }
+    let open =
+        "SELECT has_database_privilege('public', $1, 'CONNECT') OR has_database_privilege('public', $1, 'TEMPORARY')";
+    if step.value::<bool>(open, &[&name]).await? {
+        step.run(&format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC")).await?;
+    }
+    match client {
+        Some(client) => allow(step, place, &client).await,
+        None => Ok(()),
+    }
+}
+
+/// Lets a role connect to the place's database and make temporary tables there.
+pub(super) async fn allow(step: &Step<'_>, place: &Place, role: &str) -> Result<(), Error> {
+    let has = "SELECT has_database_privilege($1, $2, 'CONNECT') AND has_database_privilege($1, $2, 'TEMPORARY')";
+    if step.value::<bool>(has, &[&role, &place.database.as_str()]).await? {
+        return Ok(());
+    }
+    step.run(&format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}", place.database.quoted(), quote_ident(role)))
+        .await
+}
+
+/// Gives the connected database pgtenant's schema, and takes the making of objects in `public` from everyone.
+pub(super) async fn keep_books(connection: &mut Connection) -> Result<(), Error> {
+    in_step!(connection, "keep books in the database", "bookkeeping", |step| open_books(&step))
+}
+
+async fn open_books(step: &Step<'_>) -> Result<(), Error> {
+    let found = step
+        .query("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'pgtenant'", &[])
+        .await?;
+    match found.first() {
+        None => step.run(BOOKKEEPING).await?,
+        Some(row) => {
+            let mark: Option<String> = row.try_get(0).map_err(|source| step.failed(source))?;
+            if mark.as_deref() != Some(BOOKKEEPING_MARK) {
+                return Err(Error::Foreign {
+                    kind: "schema",
+                    name: "pgtenant".to_owned(),
+                    server: step.server.clone(),
+                });
+            }
+        }
+    }
+    let open = "SELECT coalesce(bool_or(has_schema_privilege('public', oid, 'CREATE')), false) FROM pg_namespace \
+                WHERE nspname = 'public'";
+    if step.value::<bool>(open, &[]).await? {
+        step.run("REVOKE CREATE ON SCHEMA public FROM PUBLIC").await?;
+    }
+    Ok(())
+}
+
+/// Says who a role speaks for; `None` makes it a service role.
+pub(super) async fn map_role(step: &Step<'_>, role: &str, tenant: Option<uuid::Uuid>) -> Result<(), Error> {
+    step.query(
+        "INSERT INTO pgtenant.roles AS r (role, tenant_id, service) VALUES ($1, $2::uuid, $2::uuid IS NULL) \
+         ON CONFLICT (role) DO UPDATE SET tenant_id = excluded.tenant_id, service = excluded.service \
+         WHERE (r.tenant_id, r.service) IS DISTINCT FROM (excluded.tenant_id, excluded.service)",
+        &[&role, &tenant],
+    )
+    .await
+    .map(drop)
+}
+
+/// Whether a failure to connect says that the password is wrong.
+pub(super) fn is_wrong_password(error: &Error) -> bool {
+    matches!(error, Error::Connect { source, .. } if source.code() == Some(&SqlState::INVALID_PASSWORD))
+}

@@ -1,0 +1,252 @@
+//! What can go wrong in the control plane.
+
+use std::path::PathBuf;
+
+use tokio_postgres::error::{DbError, SqlState};
+
+use crate::auth::SecretError;
+use crate::net::TlsError;
+use crate::tenant::{NameError, ServerName};
+
+/// Why a pattern of names was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// Nothing to make a name of.
+    #[error("the pattern is empty")]
+    Empty,
+    /// A brace without its partner.
+    #[error("pattern \"{pattern}\" has a brace without its partner")]
+    Braces {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A placeholder that is none of the three.
+    #[error("pattern \"{pattern}\" has {{{placeholder}}}; known are {{slug}}, {{id}} and {{module}}")]
+    Placeholder {
+        /// The pattern.
+        pattern: String,
+        /// The unknown word between its braces.
+        placeholder: String,
+    },
+}
+
+/// Why the control plane could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name that PostgreSQL or pgtenant does not allow.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A pattern that makes no names.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A server without the credentials that DDL needs.
+    #[error("server {server} has no admin secret; give it one with: pgtenant server add {server} … --admin-secret REF")]
+    NoAdminSecret {
+        /// The server.
+        server: ServerName,
+    },
+    /// A server without the service login that shared pools need.
+    #[error(
+        "server {server} has no app secret, which shared pools need; give it one with: pgtenant server add {server} … --app-secret REF"
+    )]
+    NoAppSecret {
+        /// The server.
+        server: ServerName,
+    },
+    /// A secret that could not be had.
+    #[error("{what} secret of server {server}")]
+    Secret {
+        /// The server.
+        server: ServerName,
+        /// Which of its secrets.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: SecretError,
+    },
+    /// TLS towards a server could not be set up.
+    #[error("TLS towards server {server}")]
+    Tls {
+        /// The server.
+        server: ServerName,
+        /// Why.
+        #[source]
+        source: TlsError,
+    },
+    /// No connection to a server.
+    #[error("connect to server {server}, database {database}, as {user}")]
+    Connect {
+        /// The server.
+        server: ServerName,
+        /// The database asked for.
+        database: String,
+        /// The role that would have connected.
+        user: String,
+        /// Why.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// No answer while connecting.
+    #[error("server {server} did not answer within {seconds} s")]
+    ConnectTimeout {
+        /// The server.
+        server: ServerName,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A statement failed.
+    #[error("{doing} on server {server}")]
+    Sql {
+        /// What was being done.
+        doing: &'static str,
+        /// The server.
+        server: ServerName,
+        /// Why.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// An object with this name was made by someone else.
+    #[error(
+        "{kind} \"{name}\" on server {server} is there already and does not belong to this tenant; rename or drop it, or choose another name"
+    )]
+    Foreign {
+        /// What kind of object it is.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// The server.
+        server: ServerName,
+    },
+    /// A role that could pass walls.
+    #[error(
+        "role \"{role}\" on server {server} is a superuser or may bypass row-level security, replicate, or make roles or databases; take that from it first"
+    )]
+    Powerful {
+        /// The role.
+        role: String,
+        /// The server.
+        server: ServerName,
+    },
+    /// A login's role without a verifier.
+    #[error("the login of role \"{role}\" has no password yet; set one with: pgtenant tenant login password")]
+    NoVerifier {
+        /// The role.
+        role: String,
+    },
+    /// What was provisioned does not hold.
+    #[error("place {place} on server {server} is not as it must be: {what}")]
+    NotSound {
+        /// Database and schema.
+        place: String,
+        /// The server.
+        server: ServerName,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A directory of migration files could not be read.
+    #[error("read migrations in {path}")]
+    ReadMigrations {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A migration file whose name gives no version.
+    #[error("migration file {path} does not begin with a number, as in 0001_orders.sql")]
+    MigrationName {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Two migration files with one version.
+    #[error("migration files {first} and {second} have the same number")]
+    MigrationTwice {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A migration file was changed after it was applied.
+    #[error(
+        "migration file {name} was changed after it had been applied to {place}; undo the change and put it into a new file"
+    )]
+    MigrationChanged {
+        /// The file's name.
+        name: String,
+        /// Database and schema.
+        place: String,
+    },
+    /// A migration file failed.
+    #[error("migration {name} in {place} on server {server}")]
+    Migration {
+        /// The file's name.
+        name: String,
+        /// Database and schema.
+        place: String,
+        /// The server.
+        server: ServerName,
+        /// Why.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// A migration file ended the transaction it runs in.
+    #[error(
+        "migration {name} ends its own transaction; each file runs in one transaction, without BEGIN, COMMIT or ROLLBACK"
+    )]
+    MigrationTransaction {
+        /// The file's name.
+        name: String,
+    },
+    /// A module cannot be had with this isolation.
+    #[error(
+        "module {module} has no database for isolation {isolation}; give it one with: pgtenant module add {module} … --database D"
+    )]
+    NoDatabase {
+        /// The module.
+        module: String,
+        /// The isolation asked for.
+        isolation: &'static str,
+    },
+    /// A pattern makes the same name for every tenant.
+    #[error(
+        "{what} pattern \"{pattern}\" of module {module} makes the same name for every tenant; use {{slug}} or {{id}} in it"
+    )]
+    SameName {
+        /// What is being named.
+        what: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// The module.
+        module: String,
+    },
+}
+
+impl Error {
+    /// Whether doing the same again may go well: someone else did something at the same moment.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Sql { source, .. } => source.as_db_error().is_some_and(is_transient),
+            _ => false,
+        }
+    }
+}
+
+/// Collisions between sessions that make, grant or drop the same thing, all of which are over once the other has ended.
+pub(crate) fn is_transient(error: &DbError) -> bool {
+    let code = error.code();
+    if *code == SqlState::UNIQUE_VIOLATION {
+        return error.schema() == Some("pg_catalog");
+    }
+    if *code == SqlState::INTERNAL_ERROR {
+        return error.message().starts_with("tuple concurrently ");
+    }
+    [
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::OBJECT_IN_USE,
+        SqlState::DUPLICATE_DATABASE,
+        SqlState::DUPLICATE_OBJECT,
+        SqlState::DUPLICATE_SCHEMA,
+    ]
+    .contains(code)
+}

@@ -1,0 +1,154 @@
+//! Provisioning: makes a place on its server whole, from whatever is there already; a second run finds nothing to do.
+
+use std::sync::Arc;
+
+use super::connection::{Connection, Step, admin_credentials, app_credentials, in_step};
+use super::database;
+use super::error::Error;
+use super::files;
+use super::place::{LoginRole, Place};
+use super::roles;
+use super::schema::{self, Grantees};
+use crate::auth::{Credentials, Verifier};
+use crate::tenant::{Isolation, Pooling, Server};
+
+/// Iterations of verifiers made here: PostgreSQL's own default, so that both sides take logins at the same cost.
+pub const SCRAM_ITERATIONS: u32 = 4096;
+/// The database that is connected to where an admin secret names none.
+const MAINTENANCE_DATABASE: &str = "postgres";
+/// The word under which steps that make roles wait for each other.
+const ROLES: &str = "roles";
+
+/// What provisioning a place came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Provisioned {
+    /// Migration files applied by this run.
+    pub migrations: usize,
+}
+
+/// Makes a place whole: roles, database, schema, rights, walls, migrations. Every step may be repeated; a run that broke off anywhere is finished by the next.
+///
+/// # Errors
+/// The first step that failed. What was made before it stays, and bears the tenant's mark.
+pub async fn provision(place: &Place) -> Result<Provisioned, Error> {
+    let admin = admin_credentials(&place.server).await?;
+    let service = match place.pooling {
+        Pooling::Shared => Some(app_credentials(&place.server).await?),
+        Pooling::PerTenant => None,
+    };
+    make_database(place, &admin, service.as_ref()).await?;
+    let mut connection = Connection::open(&place.server, &admin, place.database.as_str()).await?;
+    database::keep_books(&mut connection).await?;
+    let grantees = grantees(place, service.as_ref());
+    let lock = place.lock();
+    in_step!(connection, "make the schema", &lock, |step| schema::ensure(&step, place))?;
+    if place.isolation == Isolation::Shared {
+        in_step!(connection, "say whose rows a role sees", &lock, |step| map_roles(&step, place, service.as_ref()))?;
+    }
+    in_step!(connection, "grant rights on the schema", &lock, |step| schema::grant(&step, place, &grantees))?;
+    let migrations = files::apply(&mut connection, place, &grantees).await?;
+    in_step!(connection, "verify the place", &lock, |step| schema::verify(&step, place, &grantees))?;
+    if let Some(service) = &service {
+        check_service(place, &admin, service).await?;
+    }
+    Ok(Provisioned { migrations })
+}
+
+/// The parts that a server has but once: roles, and the database.
+async fn make_database(place: &Place, admin: &Credentials, service: Option<&Credentials>) -> Result<(), Error> {
+    let mut connection = maintenance(place, admin).await?;
+    in_step!(connection, "make the roles", ROLES, |step| roles::ensure(&step, place))?;
+    if let Some(service) = service {
+        let verifier = service.password.as_ref().map(|password| verifier(password.expose()));
+        in_step!(connection, "make the service login", ROLES, |step| {
+            roles::ensure_service(&step, &service.user, verifier.as_deref(), place.role.as_ref())
+        })?;
+    }
+    database::ensure(&mut connection, place).await?;
+    if let Some(service) = service {
+        let lock = place.database.as_str();
+        in_step!(connection, "let the service login connect", lock, |step| {
+            database::allow(&step, place, &service.user)
+        })?;
+    }
+    Ok(())
+}
+
+/// Brings the roles of a tenant's logins on one server to what the registry says: there, able to log in, with these verifiers.
+///
+/// # Errors
+/// The first step that failed.
+pub async fn set_logins(place: &Place, logins: &[LoginRole]) -> Result<(), Error> {
+    let admin = admin_credentials(&place.server).await?;
+    let mut connection = maintenance(place, &admin).await?;
+    let mark = place.tenant_mark();
+    for login in logins {
+        in_step!(connection, "set the password of a login", ROLES, |step| roles::ensure_login(&step, login, &mark))?;
+    }
+    Ok(())
+}
+
+async fn maintenance(place: &Place, admin: &Credentials) -> Result<Connection, Error> {
+    let database = admin.database.as_deref().unwrap_or(MAINTENANCE_DATABASE);
+    Connection::open(&place.server, admin, database).await
+}
+
+/// Who gets the rights on data.
+fn grantees(place: &Place, service: Option<&Credentials>) -> Grantees {
+    let data = match (service, &place.role) {
+        (Some(service), _) => vec![service.user.clone()],
+        (None, _) if place.isolation == Isolation::Shared => vec![place.rows()],
+        (None, Some(role)) => vec![role.to_string()],
+        (None, None) => Vec::new(),
+    };
+    Grantees { data }
+}
+
+async fn map_roles(step: &Step<'_>, place: &Place, service: Option<&Credentials>) -> Result<(), Error> {
+    if let Some(service) = service {
+        database::map_role(step, &service.user, None).await?;
+    }
+    if let Some(role) = &place.role {
+        database::map_role(step, role.as_str(), Some(place.tenant.0)).await?;
+        for login in &place.logins {
+            database::map_role(step, login.role.as_str(), Some(place.tenant.0)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Tries the service login. One that provisioning made follows its secret when the secret has changed.
+async fn check_service(place: &Place, admin: &Credentials, service: &Credentials) -> Result<(), Error> {
+    let database = place.database.as_str();
+    let refused = match Connection::open(&place.server, service, database).await {
+        Ok(_) => return Ok(()),
+        Err(error) if database::is_wrong_password(&error) => error,
+        Err(error) => return Err(error),
+    };
+    let Some(password) = &service.password else { return Err(refused) };
+    let verifier = verifier(password.expose());
+    let mut connection = maintenance(place, admin).await?;
+    let renewed = in_step!(connection, "renew the password of the service login", ROLES, |step| {
+        roles::renew_service(&step, &service.user, &verifier)
+    })?;
+    if !renewed {
+        return Err(refused);
+    }
+    Connection::open(&place.server, service, database).await.map(drop)
+}
+
+/// A fresh verifier for a password, as PostgreSQL stores it.
+#[must_use]
+pub fn verifier(password: &str) -> String {
+    Verifier::generate(password, SCRAM_ITERATIONS).to_string()
+}
+
+/// Whether an admin can be reached on a server: connects and asks nothing.
+///
+/// # Errors
+/// Why not.
+pub async fn check_admin(server: &Arc<Server>) -> Result<(), Error> {
+    let admin = admin_credentials(server).await?;
+    let database = admin.database.clone().unwrap_or_else(|| MAINTENANCE_DATABASE.to_owned());
+    Connection::open(server, &admin, &database).await.map(drop)
+}

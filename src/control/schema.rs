@@ -1,0 +1,133 @@
+//! The schema of a place and the rights on what is in it: on data for those who use it, on nothing else for anyone.
+
+use super::connection::Step;
+use super::error::Error;
+use super::place::Place;
+use crate::tenant::{Isolation, quote_ident, quote_literal};
+
+/// Who gets the rights on a place's data.
+pub(super) struct Grantees {
+    /// Roles with rights on the place's data.
+    pub(super) data: Vec<String>,
+}
+
+/// Makes the place's schema, or finds it made.
+pub(super) async fn ensure(step: &Step<'_>, place: &Place) -> Result<(), Error> {
+    let schema = place.schema_name();
+    let (name, owner) = (quote_ident(schema), quote_ident(&place.owner()));
+    let found = step
+        .query("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1", &[&schema])
+        .await?;
+    match found.first() {
+        None => {
+            let mark = quote_literal(&place.mark());
+            step.run(&format!("CREATE SCHEMA {name} AUTHORIZATION {owner}; COMMENT ON SCHEMA {name} IS {mark}")).await
+        }
+        // `public` comes with every database; whoever owns the place may make objects there.
+        Some(_) if place.schema.is_none() => {
+            let may = "SELECT has_schema_privilege($1, $2, 'CREATE') AND has_schema_privilege($1, $2, 'USAGE')";
+            if step.value::<bool>(may, &[&place.owner(), &schema]).await? {
+                return Ok(());
+            }
+            step.run(&format!("GRANT USAGE, CREATE ON SCHEMA {name} TO {owner}")).await
+        }
+        Some(row) => {
+            let mark: Option<String> = row.try_get(0).map_err(|source| step.failed(source))?;
+            if mark.as_deref() == Some(place.mark().as_str()) {
+                return Ok(());
+            }
+            Err(Error::Foreign { kind: "schema", name: schema.to_owned(), server: step.server.clone() })
+        }
+    }
+}
+
+/// Gives the rights on what is in the place now and on what its owner will make there.
+pub(super) async fn grant(step: &Step<'_>, place: &Place, grantees: &Grantees) -> Result<(), Error> {
+    for grantee in &grantees.data {
+        match place.isolation {
+            Isolation::Shared => grant_rows(step, place, grantee).await?,
+            Isolation::Database | Isolation::Schema => grant_all(step, place, grantee).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Walls off the rows of a common schema, then gives a role the rights on them.
+async fn grant_rows(step: &Step<'_>, place: &Place, grantee: &str) -> Result<(), Error> {
+    let schema = place.schema_name();
+    step.query("SELECT pgtenant.protect($1::text::name, $2::text::name)", &[&schema, &place.tenant_column]).await?;
+    step.query("SELECT pgtenant.grant_rows($1::text::name, $2::text::name)", &[&schema, &grantee]).await.map(drop)
+}
+
+/// Everything in the tenant's own place: reading and writing of all relations, use of sequences.
+async fn grant_all(step: &Step<'_>, place: &Place, grantee: &str) -> Result<(), Error> {
+    let to = quote_ident(grantee);
+    let owner = place.owner();
+    // A tenant with a database of its own may have further schemas there, made by its migrations.
+    let schemas = step
+        .query(
+            "SELECT nspname::text FROM pg_namespace WHERE nspname = $1 OR $2 AND nspowner = (SELECT oid FROM pg_roles WHERE rolname = $3)",
+            &[&place.schema_name(), &(place.isolation == Isolation::Database), &owner],
+        )
+        .await?;
+    let relations = step
+        .query(
+            "SELECT format('%I.%I', n.nspname, c.relname), c.relkind = 'S', n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relowner = (SELECT oid FROM pg_roles WHERE rolname = $1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') \
+               AND (n.nspname = $2 OR $3)",
+            &[&owner, &place.schema_name(), &(place.isolation == Isolation::Database)],
+        )
+        .await?;
+    let mut sql = String::new();
+    for row in &schemas {
+        let schema: String = row.try_get(0).map_err(|source| step.failed(source))?;
+        sql.push_str(&format!("GRANT USAGE ON SCHEMA {} TO {to}; ", quote_ident(&schema)));
+    }
+    for row in &relations {
+        let name: String = row.try_get(0).map_err(|source| step.failed(source))?;
+        let sequence: bool = row.try_get(1).map_err(|source| step.failed(source))?;
+        let (kind, rights) = if sequence { ("SEQUENCE ", SEQUENCE_RIGHTS) } else { ("", TABLE_RIGHTS) };
+        sql.push_str(&format!("GRANT {rights} ON {kind}{name} TO {to}; "));
+    }
+    let scope = match place.isolation {
+        Isolation::Database => String::new(),
+        Isolation::Schema | Isolation::Shared => format!(" IN SCHEMA {}", quote_ident(place.schema_name())),
+    };
+    let defaults = format!("ALTER DEFAULT PRIVILEGES FOR ROLE {}{scope} GRANT", quote_ident(&owner));
+    sql.push_str(&format!(
+        "{defaults} {TABLE_RIGHTS} ON TABLES TO {to}; {defaults} {SEQUENCE_RIGHTS} ON SEQUENCES TO {to}; "
+    ));
+    if place.isolation == Isolation::Database {
+        sql.push_str(&format!("{defaults} USAGE ON SCHEMAS TO {to}; "));
+    }
+    step.run(&sql).await
+}
+
+const TABLE_RIGHTS: &str = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE";
+const SEQUENCE_RIGHTS: &str = "USAGE, SELECT, UPDATE";
+
+/// Checks that the place is what was asked for. PostgreSQL answers a GRANT or REVOKE without the right to it with a warning only.
+pub(super) async fn verify(step: &Step<'_>, place: &Place, grantees: &Grantees) -> Result<(), Error> {
+    let unsound = |what| Error::NotSound {
+        place: format!("\"{}\".\"{}\"", place.database, place.schema_name()),
+        server: step.server.clone(),
+        what,
+    };
+    let database = place.database.as_str();
+    let schema = place.schema_name();
+    if step.value::<bool>("SELECT has_database_privilege('public', $1, 'CONNECT')", &[&database]).await? {
+        return Err(unsound("PUBLIC may connect to the database, and the admin has not the right to revoke it"));
+    }
+    for grantee in &grantees.data {
+        let may_use = "SELECT has_schema_privilege($1, $2, 'USAGE')";
+        if !step.value::<bool>(may_use, &[grantee, &schema]).await? {
+            return Err(unsound("the tenant's role has no right to use the schema"));
+        }
+        let may_make = "SELECT has_schema_privilege($1, $2, 'CREATE') OR has_database_privilege($1, $3, 'CREATE') \
+                        OR has_schema_privilege($1, 'pgtenant', 'CREATE')";
+        if step.value::<bool>(may_make, &[grantee, &schema, &database]).await? {
+            return Err(unsound("the tenant's role may make objects there"));
+        }
+    }
+    Ok(())
+}
