@@ -107,7 +107,7 @@ impl Endpoint {
     /// Whether a failure leaves `prefer` its second attempt, without TLS.
     pub(super) fn may_fall_back(&self, error: &ConnectError) -> bool {
         let about_encryption = match error {
-            ConnectError::Io { doing, .. } => *doing == TLS_HANDSHAKE,
+            ConnectError::TlsHandshake(_) => true,
             // pg_hba.conf lets some in only without TLS.
             ConnectError::Server { sqlstate, .. } | ConnectError::StoredLoginRefused { sqlstate, .. } => {
                 sqlstate == "28000"
@@ -146,7 +146,10 @@ impl Endpoint {
         let name = server_name(&self.address.host).ok_or(ConnectError::TlsName)?;
         let answer = ask_for_tls(&mut stream).await.map_err(ConnectError::io("ask the server for TLS"))?;
         match answer.as_slice() {
-            b"S" => stream.connect_tls(name, config).await.map_err(ConnectError::io(TLS_HANDSHAKE)),
+            b"S" => {
+                let shaken = stream.connect_tls(name, config).await;
+                shaken.map_err(|error| ConnectError::TlsHandshake(Arc::new(error)))
+            }
             b"N" if self.address.sslmode == SslMode::Prefer => Ok(stream),
             b"N" => Err(ConnectError::TlsRefused),
             [b'S' | b'N', ..] => Err(Broken::EarlyData.into()),
@@ -156,8 +159,6 @@ impl Endpoint {
         }
     }
 }
-
-const TLS_HANDSHAKE: &str = "TLS handshake with the server";
 
 /// The server's whole answer to SSLRequest; a right one has one byte.
 async fn ask_for_tls(stream: &mut Stream) -> io::Result<Vec<u8>> {

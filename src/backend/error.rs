@@ -62,6 +62,9 @@ pub enum ConnectError {
     /// All steps together took too long.
     #[error("not done in {0:?}")]
     Timeout(Duration),
+    /// The TLS handshake: no acceptable certificate, for one.
+    #[error("TLS handshake with the server")]
+    TlsHandshake(#[source] Arc<io::Error>),
     /// The server does not speak TLS, and `sslmode` wants it.
     #[error("the server does not support TLS, but sslmode requires it")]
     TlsRefused,
@@ -129,7 +132,7 @@ impl ConnectError {
         let (sqlstate, message) = match self {
             Self::Io { .. } => (SqlState::CONNECTION_FAILURE, "the tenant's server cannot be reached"),
             Self::Timeout(_) => (SqlState::CONNECTION_FAILURE, "the tenant's server did not answer in time"),
-            Self::TlsRefused | Self::TlsName | Self::TlsSettings(_) => {
+            Self::TlsHandshake(_) | Self::TlsRefused | Self::TlsName | Self::TlsSettings(_) => {
                 (SqlState::CONNECTION_FAILURE, "no encrypted connection to the tenant's server is possible")
             }
             Self::Broken(_) => (SqlState::CONNECTION_FAILURE, "the tenant's server broke the protocol"),
@@ -179,6 +182,7 @@ impl ConnectError {
             }
             Self::Io { .. }
             | Self::Timeout(_)
+            | Self::TlsHandshake(_)
             | Self::TlsRefused
             | Self::TlsName
             | Self::TlsSettings(_)

@@ -55,3 +55,37 @@ pub(super) fn set_parameter(parameters: &mut Vec<(String, String)>, name: String
 pub(super) fn take_i32(body: &mut Bytes) -> Option<i32> {
     body.try_get_i32().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_have_fields_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Some(code) = sqlstate_of(&bytes) {
+                prop_assert_eq!(code.len(), 5);
+            }
+            let _ = parameter_status(&bytes);
+        }
+    }
+
+    #[test]
+    fn fields_are_found_by_their_letter() {
+        let raw = b"E\0\0\0\0SFATAL\0C57P03\0Mwait\0\0";
+        assert_eq!(error_field(raw, b'M'), Some(&b"wait"[..]));
+        assert_eq!((error_field(raw, b'H'), sqlstate_of(raw).as_deref()), (None, Some("57P03")));
+    }
+
+    #[test]
+    fn parameters_are_kept_once_each_and_bounded_in_number() {
+        let mut parameters = Vec::new();
+        for n in 0..2 * PARAMETERS_MAX {
+            let kept = set_parameter(&mut parameters, format!("p{n}"), "v".to_owned());
+            assert_eq!(kept, n < PARAMETERS_MAX);
+        }
+        assert!(set_parameter(&mut parameters, "p0".to_owned(), "w".to_owned()));
+        assert_eq!((parameters.len(), parameters[0].1.as_str()), (PARAMETERS_MAX, "w"));
+    }
+}

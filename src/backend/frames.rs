@@ -98,3 +98,29 @@ pub(super) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, Broken>
     }
     Ok(Some(Frame(buffer.split_to(head.frame_bytes).freeze())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_messages_whole_or_in_part_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut buffer = BytesMut::from(bytes.as_slice());
+            let mut taken = 0;
+            while let Ok(Some(frame)) = take_frame(&mut buffer) {
+                prop_assert!(frame.0.len() >= HEADER_BYTES);
+                prop_assert_eq!(frame.body().len() + HEADER_BYTES, frame.0.len());
+                taken += frame.0.len();
+            }
+            prop_assert_eq!(taken + buffer.len(), bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_message_over_the_bound_is_refused_before_it_is_there() {
+        let mut buffer = BytesMut::from(&b"D\x00\x02\x00\x00"[..]);
+        assert!(matches!(take_frame(&mut buffer), Err(Broken::TooLong { kind: b'D', .. })));
+    }
+}

@@ -267,3 +267,24 @@ fn mechanisms(mut body: &[u8]) -> Option<Vec<&str>> {
         body = rest;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_list_of_mechanisms_is_read_to_its_end() {
+        assert_eq!(mechanisms(b"A\0B\0\0"), Some(vec!["A", "B"]));
+        for bad in [&b"A\0B\0"[..], b"A", b"", b"A\0\0x", b"\xff\0\0"] {
+            assert_eq!(mechanisms(bad), None, "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_mechanisms_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = mechanisms(&bytes);
+        }
+    }
+}

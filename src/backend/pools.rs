@@ -147,3 +147,90 @@ impl Pools {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use tokio::runtime::Handle;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::super::endpoint::ServerAddress;
+    use super::super::target::Credential;
+    use super::super::want::Want;
+    use super::*;
+    use crate::pool::CheckoutError;
+    use crate::tenant::{ModuleName, ServerName, SslMode};
+
+    fn key(user: &str, port: u16) -> PoolKey {
+        let (name, host) = (ServerName::parse("main").unwrap(), "127.0.0.1".to_owned());
+        let address = ServerAddress { name, host, port, sslmode: SslMode::Disable, ca_file: None };
+        let module = ModuleName::parse("m").unwrap();
+        PoolKey { tenant: None, module, address, database: "d".to_owned(), user: user.to_owned() }
+    }
+
+    fn get(pools: &Pools, key: &PoolKey) -> Result<Rc<ServerPool>, PoolsFull> {
+        let make = || Servers::new(key, Credential::Nothing, Handle::current(), Duration::from_secs(10));
+        pools.get_or_create(key, Limits::from(&crate::pool::Config::default()), make)
+    }
+
+    fn want() -> Rc<Want> {
+        Rc::new(Want { class: 0, affinity: 0, startup: Vec::new(), require_schema: None })
+    }
+
+    #[tokio::test]
+    async fn the_least_recently_used_pool_makes_room() {
+        let pools = Pools::new(2);
+        let [a, b, c] = ["a", "b", "c"].map(|user| key(user, 1));
+        let first = get(&pools, &a).unwrap();
+        let second = get(&pools, &b).unwrap();
+        assert!(Rc::ptr_eq(&first, &get(&pools, &a).unwrap()));
+        get(&pools, &c).unwrap();
+        assert!(Rc::ptr_eq(&first, &get(&pools, &a).unwrap()), "the one just used was evicted");
+        assert!(matches!(second.checkout(want()).await, Err(CheckoutError::Draining)));
+        assert_eq!(pools.list().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_pool_in_use_is_never_evicted() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let test = async move {
+            let pools = Pools::new(1);
+            let used = get(&pools, &key("a", port)).unwrap();
+            let waiting = spawn_local({
+                let used = Rc::clone(&used);
+                async move { used.checkout(want()).await.map(drop) }
+            });
+            tokio::task::yield_now().await;
+            let full = get(&pools, &key("b", port)).unwrap_err();
+            assert_eq!(full.report().message, "(PT-LIMIT) too many pools in use (max_pools = 1)");
+            assert!(!pools.is_idle());
+            pools.retire(|key| key.user == "a");
+            assert!(matches!(waiting.await.unwrap(), Err(CheckoutError::Draining)));
+            // Retired, it takes no room, and is listed as long as it has connections.
+            assert!(!Rc::ptr_eq(&used, &get(&pools, &key("a", port)).unwrap()));
+            assert_eq!(pools.list().len(), 2);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn a_failing_servers_pool_is_remembered_and_evicted_last() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let test = async move {
+            let pools = Pools::new(2);
+            let (failing, other) = (key("failing", closed), key("other", closed));
+            assert!(get(&pools, &failing).unwrap().checkout(want()).await.is_err());
+            get(&pools, &other).unwrap();
+            get(&pools, &key("new", closed)).unwrap();
+            let left = pools.list();
+            assert!(left.iter().any(|(key, _)| *key == failing) && left.iter().all(|(key, _)| *key != other));
+            drop(left);
+            pools.sweep(Instant::now());
+            assert_eq!(pools.list().len(), 1);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+}

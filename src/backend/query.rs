@@ -125,3 +125,18 @@ fn first_column(mut body: Bytes) -> Option<Option<Bytes>> {
         Err(_) => Some(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_have_a_first_column_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Some(Some(column)) = first_column(Bytes::from(bytes.clone())) {
+                prop_assert!(column.len() + 6 <= bytes.len());
+            }
+        }
+    }
+}

@@ -2,4 +2,4 @@
 
 mod postgres;
 
-pub(crate) use postgres::{Database, cluster, database, role, unique};
+pub(crate) use postgres::{Database, Role, cluster, database, role, unique};
