@@ -352,3 +352,31 @@ impl io::Write for Outbound<'_, '_, '_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_waits_holds_no_read_buffer() {
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        let mut socket = Socket::Unix(socket);
+        let mut inbound = Inbound::default();
+        let waiting = poll_fn(|cx| Poll::Ready(inbound.poll_read(&mut socket, cx))).await;
+        assert!(waiting.is_pending());
+        assert_eq!(inbound.buffer.capacity(), 0);
+
+        peer.write_all(b"record").await.unwrap();
+        assert_eq!(poll_fn(|cx| inbound.poll_read(&mut socket, cx)).await.unwrap(), 6);
+        assert_eq!(inbound.read(&mut [0; 4]).unwrap(), 4);
+        assert_eq!(inbound.buffer.len(), READ_BYTES, "a rest keeps its buffer");
+        assert_eq!(inbound.read(&mut [0; 4]).unwrap(), 2);
+        assert_eq!(inbound.buffer.capacity(), 0);
+        assert_eq!(READ_BUFFER.take().map(|buffer| buffer.len()), Some(READ_BYTES), "the thread has it back");
+    }
+}

@@ -129,8 +129,10 @@ fn verify_period(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), 
 /// Compares the host name with the certificate's alternative names or, where it has none for hosts, with its common name
 /// (libpq does so too, and PostgreSQL's manual makes such certificates). A common name has no wildcards here.
 fn verify_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
-    let by_alternatives =
-        ParsedCertificate::try_from(certificate).and_then(|certificate| verify_server_name(&certificate, name));
+    let by_alternatives = match legacy::version_1(certificate) {
+        Some(_) => Err(CertificateError::NotValidForName.into()),
+        None => verify_server_name(&ParsedCertificate::try_from(certificate)?, name),
+    };
     if by_alternatives.is_ok() {
         return Ok(());
     }

@@ -89,6 +89,9 @@ async fn a_certificate_of_version_1_is_verified_like_any_other() {
         for (mode, ca, host, accepted) in cases {
             let (client, _) = handshake(server, mode, ca.map(PathBuf::as_path), host).await;
             assert_eq!(client.is_ok(), accepted, "{mode} {ca:?} {host}: {client:?}");
+            if host == "other.example.com" {
+                assert!(client.unwrap_err().to_string().contains("NotValidForName"), "the reason is told");
+            }
         }
     }
 }
