@@ -1,5 +1,6 @@
 //! A connection to a server as pools keep it and sessions use it.
 
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,7 +46,6 @@ pub enum Asserted {
 }
 
 /// A session on a server. Dropping it closes it.
-#[derive(Debug)]
 pub struct ServerConn {
     /// The stream, registered with this thread's runtime.
     pub stream: Stream,
@@ -72,6 +72,15 @@ pub struct ServerConn {
     /// When it last served somebody.
     pub last_used: Instant,
     endpoint: Arc<Endpoint>,
+}
+
+impl fmt::Debug for ServerConn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { process_id, class, affinity, endpoint, .. } = self;
+        let mut shown = f.debug_struct("ServerConn");
+        shown.field("endpoint", endpoint).field("process_id", process_id);
+        shown.field("class", class).field("affinity", affinity).finish_non_exhaustive()
+    }
 }
 
 impl ServerConn {

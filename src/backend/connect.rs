@@ -1,5 +1,6 @@
 //! Opening connections to servers: everything from the name look-up to ReadyForQuery, under one time-out.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,6 @@ use super::target::Target;
 use crate::net::Detached;
 
 /// A session that waits for its first statement, between two runtimes.
-#[derive(Debug)]
 pub struct Connected {
     /// The stream; nothing unread is in it.
     pub stream: Detached,
@@ -25,6 +25,12 @@ pub struct Connected {
     pub parameters: Vec<(String, String)>,
     /// NoticeResponse messages of the start, as they came.
     pub notices: Vec<Bytes>,
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connected").field("process_id", &self.process_id).finish_non_exhaustive()
+    }
 }
 
 /// Opens a session. Expensive (TLS, and PBKDF2 where a password is given): not for the threads that relay.

@@ -101,6 +101,10 @@ impl<M: Manage> Pool<M> {
 
     /// Brings forward whatever can go forward.
     fn settle(self: &Rc<Self>) {
+        // The common case, before the clock is looked at.
+        if !self.state.borrow().has_waiters() {
+            return;
+        }
         let mut effects = Effects::default();
         self.state.borrow_mut().settle(&self.manager, &self.limits, Instant::now(), &mut effects);
         self.apply(effects);

@@ -296,6 +296,10 @@ impl<M: Manage> State<M> {
         }
     }
 
+    pub(super) fn has_waiters(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
     /// Nobody has, opens or awaits a connection.
     pub(super) fn is_idle(&self) -> bool {
         self.active == 0 && self.connecting.is_empty() && self.waiters.is_empty()
