@@ -1,0 +1,91 @@
+//! The server with pgbench's tables, a login for it, and a directory for the proxies' files.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::{Uid, User};
+use pgtenant::cluster::Cluster;
+use tempfile::TempDir;
+
+use crate::Options;
+
+pub(crate) const DATABASE: &str = "bench";
+pub(crate) const ROLE: &str = "bench";
+pub(crate) const PASSWORD: &str = "bench password";
+
+/// Where everything happens.
+pub(crate) struct Place {
+    pub(crate) cluster: Cluster,
+    /// What the server stores of [`PASSWORD`].
+    pub(crate) verifier: String,
+    /// PostgreSQL's version, for the report.
+    pub(crate) version: String,
+    /// Belongs to whom the proxies run as.
+    pub(crate) dir: TempDir,
+    /// User and group that the proxies run as, where we are root (PgBouncer refuses root).
+    pub(crate) owner: Option<(u32, u32)>,
+}
+
+impl Place {
+    pub(crate) async fn make(options: &Options) -> Result<Self> {
+        let cluster = Cluster::builder()
+            .setting("max_connections", "300")
+            .setting("shared_buffers", "256MB")
+            .setting("autovacuum", "off")
+            .start()
+            .await?;
+        let admin = cluster.connect("postgres").await?;
+        admin.batch_execute(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")).await?;
+        admin.batch_execute(&format!("CREATE DATABASE {DATABASE} OWNER {ROLE}")).await?;
+        let stored = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1";
+        let verifier = admin.query_one(stored, &[&ROLE]).await?.get(0);
+        let version = admin.query_one("SHOW server_version", &[]).await?.get(0);
+        let owner = match Uid::effective().is_root() {
+            true => Some(unprivileged()?),
+            false => None,
+        };
+        let dir = tempfile::Builder::new().prefix("pgtenant-bench-").tempdir()?;
+        if let Some((uid, gid)) = owner {
+            chown(dir.path(), Some(uid), Some(gid))?;
+        }
+        let place = Self { cluster, verifier, version, dir, owner };
+        place.fill(options.scale)?;
+        Ok(place)
+    }
+
+    fn fill(&self, scale: u32) -> Result<()> {
+        eprintln!("filling pgbench's tables at scale {scale}");
+        let mut command = Command::new(self.program("pgbench"));
+        command.args(["-i", "-q", "-s", &scale.to_string(), "-h", self.cluster.host()]);
+        command.args(["-p", &self.cluster.port().to_string(), "-U", ROLE, DATABASE]).env("PGPASSWORD", PASSWORD);
+        let output = command.output().context("run pgbench (Debian: apt-get install postgresql-contrib)")?;
+        ensure!(output.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// A client program: the one beside the server's, else the one in `PATH`.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        let own = self.cluster.install().program(name);
+        if own.is_file() { own } else { PathBuf::from(name) }
+    }
+
+    /// Writes a file for the proxies.
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<PathBuf> {
+        let path = self.dir.path().join(name);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        if let Some((uid, gid)) = self.owner {
+            chown(&path, Some(uid), Some(gid))?;
+        }
+        Ok(path)
+    }
+}
+
+fn unprivileged() -> Result<(u32, u32)> {
+    let user = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten());
+    let user = user.context("no user \"postgres\" or \"nobody\" to run PgBouncer as")?;
+    Ok((user.uid.as_raw(), user.gid.as_raw()))
+}

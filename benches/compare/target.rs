@@ -1,0 +1,149 @@
+//! What is compared: direct PostgreSQL, PgBouncer, pgtenant.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::time::Instant;
+use tokio_postgres::{Client, NoTls};
+
+use crate::Options;
+use crate::place::{DATABASE, PASSWORD, Place, ROLE};
+use crate::supervised::Supervised;
+
+const HOST: &str = "127.0.0.1";
+const READY_TIMEOUT: Duration = Duration::from_secs(15);
+const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
+const PGTENANT: &str = env!("CARGO_BIN_EXE_pgtenant");
+
+/// Whom clients connect to.
+pub(crate) struct Target {
+    /// As in the report.
+    pub(crate) name: &'static str,
+    pub(crate) port: u16,
+    pub(crate) user: &'static str,
+    /// Whether named statements work.
+    pub(crate) carries_statements: bool,
+    process: Option<Supervised>,
+}
+
+impl Target {
+    /// The proxy's CPU time so far; none without a proxy.
+    pub(crate) fn cpu(&self) -> Result<Option<Duration>> {
+        self.process.as_ref().map(Supervised::cpu).transpose()
+    }
+
+    /// Connects as pgbench does.
+    pub(crate) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(HOST).port(self.port).user(self.user).password(PASSWORD).dbname(DATABASE);
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    async fn ready(self) -> Result<Self> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            let error = match self.connect().await {
+                Ok(client) => {
+                    client.simple_query("SELECT 1").await.with_context(|| format!("query through {}", self.name))?;
+                    return Ok(self);
+                }
+                Err(error) => error,
+            };
+            // Not listening yet is the only thing worth waiting for.
+            if error.code().is_some() || Instant::now() > deadline {
+                let said = self.process.as_ref().map(Supervised::said).unwrap_or_default();
+                return Err(error).with_context(|| format!("connect to {}: {said}", self.name));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Everyone who takes part.
+pub(crate) struct Targets {
+    all: Vec<Target>,
+    /// PgBouncer's version, for the report.
+    pub(crate) pgbouncer: String,
+}
+
+impl Targets {
+    pub(crate) async fn start(place: &Place, options: &Options) -> Result<Self> {
+        let (pgbouncer, carries_statements) = pgbouncer_version()?;
+        let direct = place.cluster.port();
+        let all = vec![
+            Target { name: "postgres", port: direct, user: ROLE, carries_statements: true, process: None },
+            start_pgbouncer(place, options, carries_statements)?.ready().await?,
+            start_pgtenant(place, options)?.ready().await?,
+        ];
+        Ok(Self { all, pgbouncer })
+    }
+
+    pub(crate) fn all(&self) -> &[Target] {
+        &self.all
+    }
+}
+
+/// Its version, and whether that carries prepared statements in transaction mode (1.21 was the first to).
+fn pgbouncer_version() -> Result<(String, bool)> {
+    let output = Command::new(PGBOUNCER).arg("--version").output();
+    let output = output.with_context(|| format!("run {PGBOUNCER} (Debian: apt-get install pgbouncer)"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let Some(version) = text.lines().next().and_then(|line| line.strip_prefix("PgBouncer ")) else {
+        bail!("{PGBOUNCER} --version says {text:?}");
+    };
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    let carries = numbers.next().zip(numbers.next()) >= Some((1, 21));
+    Ok((version.to_owned(), carries))
+}
+
+fn start_pgbouncer(place: &Place, options: &Options, carries_statements: bool) -> Result<Target> {
+    let port = free_port()?;
+    // The same verifier as the server's, so that PgBouncer too passes the client's keys through.
+    place.write("users.txt", &format!("\"{ROLE}\" \"{}\"\n", place.verifier))?;
+    let server_port = place.cluster.port();
+    let statements = if carries_statements { "max_prepared_statements = 200\n" } else { "" };
+    let config = format!(
+        "[databases]\n{DATABASE} = host={HOST} port={server_port} dbname={DATABASE}\n\
+         [pgbouncer]\nlisten_addr = {HOST}\nlisten_port = {port}\nunix_socket_dir =\n\
+         auth_type = scram-sha-256\nauth_file = users.txt\npool_mode = transaction\n\
+         default_pool_size = {size}\nmax_client_conn = 1000\n{statements}\
+         log_connections = 0\nlog_disconnections = 0\n",
+        size = options.pool_size,
+    );
+    place.write("pgbouncer.ini", &config)?;
+    let process = Supervised::start(place, Path::new(PGBOUNCER), &["pgbouncer.ini"], "pgbouncer")?;
+    Ok(Target { name: "pgbouncer", port, user: ROLE, carries_statements, process: Some(process) })
+}
+
+fn start_pgtenant(place: &Place, options: &Options) -> Result<Target> {
+    let port = free_port()?;
+    let tenants = format!(
+        "[[server]]\nname = 'one'\nhost = '{HOST}'\nport = {server_port}\nsslmode = 'disable'\n\
+         [[module]]\nname = '{DATABASE}'\nisolation = 'database'\nserver = 'one'\n\
+         [[tenant]]\nid = '0190b5a0-0000-7000-8000-000000000001'\nslug = 'acme'\nname = 'Acme'\nstatus = 'active'\n\
+         default_module = '{DATABASE}'\n\
+         [[tenant.placement]]\nmodule = '{DATABASE}'\nisolation = 'database'\nserver = 'one'\n\
+         database = '{DATABASE}'\nrole = '{ROLE}'\n\
+         [[tenant.login]]\nlogin = 'app'\nrole = '{ROLE}'\nverifier = '{verifier}'\n",
+        server_port = place.cluster.port(),
+        verifier = place.verifier,
+    );
+    place.write("tenants.toml", &tenants)?;
+    let config = format!(
+        "[listen]\naddress = '{HOST}:{port}'\n[registry]\nfile = 'tenants.toml'\n\
+         [pool]\nmode = 'transaction'\nsize = {size}\n[http]\naddress = ''\n[log]\nlevel = 'warn'\n",
+        size = options.pool_size,
+    );
+    place.write("pgtenant.toml", &config)?;
+    let process = Supervised::start(place, Path::new(PGTENANT), &["serve", "--config", "pgtenant.toml"], "pgtenant")?;
+    Ok(Target { name: "pgtenant", port, user: "app@acme", carries_statements: true, process: Some(process) })
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((HOST, 0))?.local_addr()?.port())
+}
