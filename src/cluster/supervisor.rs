@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 use super::error::Error;
 use super::install::Install;
 
-/// Starts the server, prints its process id, and waits for it. Its standard input is a pipe that nothing is ever written
-/// to: end of file means that the program which holds the other end is gone, killed or not. (A parent-death signal would
-/// be bound to the *thread* that started the server, and would leave the directory.)
+/// Starts the server, prints its process id, and waits for it. Its standard input is a pipe that nothing is ever
+/// written to: end of file means that the program which holds the other end is gone, killed or not. (A parent-death
+/// signal would be bound to the *thread* that started the server, and would leave the directory.)
 const SCRIPT: &str = r#"
 dir=$1 template=$2; shift 2
 exec 3<&0

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::error::Error;
 use super::install::Install;
 
-/// The template of this process, as long as any server made from it is there. Only a cache: without it all works, slower.
+/// The template of this process, as long as any server made from it is there. Only a cache: without it all works, but
+/// slower.
 static CURRENT: Mutex<Weak<Template>> = Mutex::new(Weak::new());
 
 /// An initialised data directory that no server runs in.

@@ -31,7 +31,7 @@ pub(super) fn apply(table: &mut Table, variables: impl Iterator<Item = (String, 
         if name == REGISTRY {
             set_registry(table, text);
         } else if let Some((_, section, key)) = known.iter().find(|(known, ..)| *known == name) {
-            let value = typed(section, key, &text).map_err(|source| ConfigError::Environment { name, source })?;
+            let value = typed(section, key, &text).map_err(|message| ConfigError::Environment { name, message })?;
             set(table, section, key, value);
         } else if let Some(nearest) = mistaken(&name, &known) {
             unknown.push(UnknownKey { key: name, nearest });
@@ -65,7 +65,7 @@ fn set(table: &mut Table, section: &str, key: &str, value: Value) {
 }
 
 /// The value as the key's type wants it: as text (durations are texts), number, truth value or list.
-fn typed(section: &str, key: &str, text: &str) -> Result<Value, Box<toml::de::Error>> {
+fn typed(section: &str, key: &str, text: &str) -> Result<Value, String> {
     let plain = Value::String(text.to_owned());
     let mut failure = match fits(section, key, &plain) {
         Ok(()) => return Ok(plain),
@@ -86,10 +86,10 @@ fn typed(section: &str, key: &str, text: &str) -> Result<Value, Box<toml::de::Er
     }
 }
 
-fn fits(section: &str, key: &str, value: &Value) -> Result<(), Box<toml::de::Error>> {
+fn fits(section: &str, key: &str, value: &Value) -> Result<(), String> {
     let mut table = Table::new();
     set(&mut table, section, key, value.clone());
-    table.try_into::<Config>().map(|_| ()).map_err(Box::new)
+    table.try_into::<Config>().map(|_| ()).map_err(|error| error.message().to_owned())
 }
 
 /// The known variable that an unknown one was probably meant to be. Others than ours may begin with our prefix, as
@@ -109,6 +109,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::auth::Verifier;
 
     fn with(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let mut table = "[registry]\nfile = 'a.toml'\n[pool]\nsize = 3".parse().unwrap();
@@ -134,14 +135,15 @@ mod tests {
         assert_eq!(config.identify.parameters, ["tenant", "endpoint"]);
         assert!(config.identify.allow_replication);
         assert_eq!(config.listen.tls, crate::frontend::ClientTls::Require);
-        assert_eq!(config.http.token.as_deref(), Some("12345"));
+        assert_eq!(config.http.token.unwrap().expose(), "12345");
         assert_eq!(config.pool.max_pools, 100);
     }
 
     #[test]
     fn console_users_may_come_from_the_environment() {
-        let users = r#"[{ name = "ops", verifier = "v", role = "stats" }]"#;
-        let config = with(&[("PGTENANT_CONSOLE_USERS", users)]).unwrap();
+        let verifier = Verifier::generate("x", 4096);
+        let users = format!(r#"[{{ name = "ops", verifier = "{verifier}", role = "stats" }}]"#);
+        let config = with(&[("PGTENANT_CONSOLE_USERS", &users)]).unwrap();
         assert_eq!(config.console.users[0].name, "ops");
     }
 
@@ -176,7 +178,7 @@ mod tests {
     fn a_value_that_does_not_fit_names_its_variable() {
         for text in ["-1", "many", "99999999999"] {
             let error = with(&[("PGTENANT_POOL_SIZE", text)]).unwrap_err();
-            assert_eq!(error.to_string(), "environment variable PGTENANT_POOL_SIZE");
+            assert!(error.to_string().starts_with("environment variable PGTENANT_POOL_SIZE: invalid"), "{error}");
         }
     }
 }

@@ -18,26 +18,27 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-    /// The file is not TOML, or a value has the wrong type; the source tells the line.
-    #[error("configuration file {}", path.display())]
+    /// The file is not TOML, or a value has the wrong type. The parser's own words would show the line, which may hold a
+    /// secret.
+    #[error("configuration file {}{}: {message}", path.display(), at(*line))]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and what.
-        #[source]
-        source: Box<toml::de::Error>,
+        /// The line, from 1, where it is known.
+        line: Option<usize>,
+        /// What is wrong there.
+        message: String,
     },
     /// Keys that mean nothing.
     #[error("{}", lines(.0))]
     Unknown(Vec<UnknownKey>),
     /// The value of an environment variable does not fit its key.
-    #[error("environment variable {name}")]
+    #[error("environment variable {name}: {message}")]
     Environment {
         /// The variable.
         name: String,
         /// What is wrong with its value.
-        #[source]
-        source: Box<toml::de::Error>,
+        message: String,
     },
     /// Values that cannot be used, or not together.
     #[error("{}", lines(.0))]
@@ -57,6 +58,10 @@ impl fmt::Display for UnknownKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "unknown configuration key {}; did you mean {}?", self.key, self.nearest)
     }
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map(|line| format!(", line {line}")).unwrap_or_default()
 }
 
 fn lines(items: &[impl fmt::Display]) -> String {

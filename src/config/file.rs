@@ -1,16 +1,17 @@
 //! The configuration as a whole.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use toml::Table;
 
 use super::check;
 use super::environment;
 use super::error::ConfigError;
 use super::known;
+use crate::auth::{Secret, Verifier};
 use crate::frontend::{IdentifyConfig, ListenConfig};
 use crate::{pool, registry, session, telemetry};
 
@@ -45,23 +46,17 @@ pub struct ConsoleConfig {
 }
 
 /// `[[console.users]]` of the configuration file.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsoleUser {
     /// The user name.
     pub name: String,
-    /// `SCRAM-SHA-256$…`, as PostgreSQL stores passwords.
-    pub verifier: String,
+    /// What the user's password is compared with.
+    #[serde(deserialize_with = "verifier")]
+    pub verifier: Verifier,
     /// What the user may do.
     #[serde(default)]
     pub role: ConsoleRole,
-}
-
-impl fmt::Debug for ConsoleUser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut user = f.debug_struct("ConsoleUser");
-        user.field("name", &self.name).field("verifier", &"***").field("role", &self.role).finish()
-    }
 }
 
 /// What a console user may do.
@@ -76,13 +71,14 @@ pub enum ConsoleRole {
 }
 
 /// `[http]` of the configuration file.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
     /// Address and port of metrics, health and API; empty: none.
     pub address: String,
     /// What callers must present (`Authorization: Bearer …`) for everything but metrics and health.
-    pub token: Option<String>,
+    #[serde(deserialize_with = "secret")]
+    pub token: Option<Secret>,
 }
 
 impl Default for HttpConfig {
@@ -91,11 +87,12 @@ impl Default for HttpConfig {
     }
 }
 
-impl fmt::Debug for HttpConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let token = self.token.as_ref().map(|_| "***");
-        f.debug_struct("HttpConfig").field("address", &self.address).field("token", &token).finish()
-    }
+fn verifier<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Verifier, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(Secret::new))
 }
 
 impl Config {
@@ -110,10 +107,7 @@ impl Config {
             None => Table::new(),
         };
         environment::apply(&mut table, variables)?;
-        let config: Self = table.try_into().map_err(|source| ConfigError::Syntax {
-            path: path.unwrap_or(Path::new("")).to_owned(),
-            source: Box::new(source),
-        })?;
+        let config: Self = table.try_into().map_err(|error| syntax(path.unwrap_or(Path::new("")), "", &error))?;
         let problems = check::problems(&config);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
@@ -134,14 +128,13 @@ impl Config {
 
 /// Reads a file and refuses unknown keys and wrong types, while the line of each is still known.
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let syntax = |source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) };
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let mut table: Table = text.parse().map_err(syntax)?;
+    let mut table: Table = text.parse().map_err(|error| syntax(path, &text, &error))?;
     let unknown = known::unknown_in(&table);
     if !unknown.is_empty() {
         return Err(ConfigError::Unknown(unknown));
     }
-    toml::from_str::<Config>(&text).map_err(syntax)?;
+    toml::from_str::<Config>(&text).map_err(|error| syntax(path, &text, &error))?;
     let dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
     for value in Config::paths(&mut table) {
         let joined: Option<PathBuf> = value.as_str().map(|text| dir.join(text));
@@ -150,6 +143,12 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
         }
     }
     Ok(table)
+}
+
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| before.matches('\n').count() + 1);
+    ConfigError::Syntax { path: path.to_owned(), line, message: error.message().to_owned() }
 }
 
 #[cfg(test)]
@@ -199,10 +198,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_is_shown_with_its_line() {
-        let error = load("[pool]\nsize = 'many'").unwrap_err();
-        let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(source.contains("line 2"), "{source}");
+    fn a_wrong_type_is_named_with_its_line() {
+        let error = load("[pool]\nsize = 'many'").unwrap_err().to_string();
+        assert!(error.contains("pgtenant.toml, line 2: invalid type"), "{error}");
+    }
+
+    #[test]
+    fn a_console_password_that_is_no_verifier_is_refused_and_not_repeated() {
+        let text = "registry.file = 'x'\n[[console.users]]\nname = 'a'\nverifier = 'hushhush'";
+        let error = load(text).unwrap_err().to_string();
+        assert!(error.contains("line 4") && !error.contains("hushhush"), "{error}");
     }
 
     #[test]
@@ -213,11 +218,15 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show_in_debug() {
-        let text = "[registry]\nurl = 'postgres://u:hushhush@h/d'\n[http]\ntoken = 'hushhush'\n\
-                    [[console.users]]\nname = 'a'\nverifier = 'SCRAM-SHA-256$hushhush'";
-        let config: Config = toml::from_str(text).unwrap();
+        let verifier = Verifier::generate("hushhush", 4096).to_string();
+        let stored = verifier.rsplit('$').next().unwrap();
+        let text = format!(
+            "[registry]\nurl = 'postgres://u:hushhush@h/d'\n[http]\ntoken = 'hushhush'\n\
+             [[console.users]]\nname = 'a'\nverifier = '{verifier}'"
+        );
+        let config: Config = toml::from_str(&text).unwrap();
         let shown = format!("{config:?}");
-        assert!(!shown.contains("hushhush"), "{shown}");
+        assert!(!shown.contains("hushhush") && !shown.contains(stored), "{shown}");
         assert!(shown.contains("postgres://u:***@h/d"), "{shown}");
     }
 }
