@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::auth::SecretError;
+use crate::auth::{Secret, SecretError};
 use crate::net::TlsError;
-use crate::tenant::{NameError, ServerName};
+use crate::registry::RegistryError;
+use crate::tenant::{NameError, ServerName, TenantStatus};
 
 /// Why a pattern of names was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,111 @@ pub enum Error {
     /// A pattern that makes no names.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// The registry refused or could not be asked.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Nobody has this name.
+    #[error("tenant \"{name}\" not found; see: pgtenant tenant list")]
+    NoTenant {
+        /// The name as given.
+        name: String,
+    },
+    /// The slug of a new tenant is another name of one that is there.
+    #[error("\"{slug}\" is an alias of tenant \"{tenant}\"; choose another slug or remove the alias")]
+    SlugIsAlias {
+        /// The slug asked for.
+        slug: String,
+        /// Whose alias it is.
+        tenant: String,
+    },
+    /// The tenant is there and not as the command has it.
+    #[error("tenant \"{tenant}\" is there already with {what} \"{has}\", not \"{asked}\"; use that, or another slug")]
+    Differs {
+        /// Its slug.
+        tenant: String,
+        /// What differs.
+        what: &'static str,
+        /// What the registry says.
+        has: String,
+        /// What the command says.
+        asked: String,
+    },
+    /// No module has this name.
+    #[error("module \"{module}\" not found; add it with: pgtenant module add {module}")]
+    NoModule {
+        /// The name as given.
+        module: String,
+    },
+    /// No server has this name.
+    #[error("server \"{server}\" not found; add it with: pgtenant server add {server}")]
+    NoServer {
+        /// The name as given.
+        server: String,
+    },
+    /// A module without a server, and none given.
+    #[error("module \"{module}\" names no server; say which with --server")]
+    ModuleWithoutServer {
+        /// The module.
+        module: String,
+    },
+    /// The tenant does not have this module.
+    #[error(
+        "tenant \"{tenant}\" is not subscribed to module \"{module}\"; it can be with: pgtenant tenant subscribe {tenant} {module}"
+    )]
+    NotSubscribed {
+        /// Its slug.
+        tenant: String,
+        /// The module.
+        module: String,
+    },
+    /// The tenant is not served, and would have to be for this.
+    #[error("tenant \"{tenant}\" is inactive ({status}); activate it first with: pgtenant tenant activate {tenant}")]
+    Inactive {
+        /// Its slug.
+        tenant: String,
+        /// Its status.
+        status: TenantStatus,
+    },
+    /// The tenant does not have this login.
+    #[error("tenant \"{tenant}\" has no login \"{login}\"; add it with: pgtenant tenant login add {tenant} {login}")]
+    NoLogin {
+        /// Its slug.
+        tenant: String,
+        /// The login.
+        login: String,
+    },
+    /// Some of a tenant's places could not be made; the others were.
+    #[error("provision module \"{module}\" of tenant \"{tenant}\" (run the same again when that is mended)")]
+    Place {
+        /// Its slug.
+        tenant: String,
+        /// The module.
+        module: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A new tenant was written to the registry, and its places could not all be made.
+    #[error("tenant was not made whole")]
+    Unfinished {
+        /// The password of its login, which nobody will be told again.
+        password: Secret,
+        /// What stopped it.
+        source: Box<Error>,
+    },
+    /// A tenant without a module.
+    #[error("name at least one module with --modules")]
+    NoModules,
+    /// A tenant that cannot be served yet.
+    #[error(
+        "module \"{module}\" of tenant \"{tenant}\" is not provisioned yet; finish it with: pgtenant tenant reconcile {tenant}"
+    )]
+    NotWhole {
+        /// Its slug.
+        tenant: String,
+        /// The module.
+        module: String,
+    },
     /// A server without the credentials that DDL needs.
     #[error("server {server} has no admin secret; give it one with: pgtenant server add {server} … --admin-secret REF")]
     NoAdminSecret {
@@ -206,6 +312,16 @@ pub enum Error {
         module: String,
         /// The isolation asked for.
         isolation: &'static str,
+    },
+    /// A common schema cannot be named after a tenant.
+    #[error(
+        "schema pattern \"{pattern}\" of module {module} names a tenant; the schema of isolation shared is common to all"
+    )]
+    OwnName {
+        /// The pattern.
+        pattern: String,
+        /// The module.
+        module: String,
     },
     /// A pattern makes the same name for every tenant.
     #[error(

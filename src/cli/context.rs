@@ -1,0 +1,108 @@
+//! What every command starts from: the global flags, the registry they lead to, and how to speak.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+
+use super::output::Failure;
+use crate::config::{Config, environment};
+use crate::control::Control;
+use crate::net::tls;
+use crate::registry::Admin;
+use crate::telemetry::{self, Log};
+
+/// Flags that every command knows.
+#[derive(Debug, Args)]
+pub(super) struct Globals {
+    /// The registry: the URL of its database, or a TOML file. Without it, the configuration file says.
+    #[arg(long, global = true, value_name = "URL|FILE", env = "PGTENANT_REGISTRY", hide_env_values = true)]
+    registry: Option<String>,
+    /// Configuration file.
+    #[arg(long, global = true, value_name = "FILE", env = "PGTENANT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print JSON, and nothing else, on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more on standard error; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Where clients reach the proxy, for the connection strings that are shown.
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "PGTENANT_PROXY", default_value = "127.0.0.1:6432")]
+    proxy: String,
+}
+
+/// The global flags, made sense of.
+pub(super) struct Context {
+    globals: Globals,
+    _log: Log,
+}
+
+impl Context {
+    /// Starts the log and makes the process ready for TLS.
+    pub(super) fn new(globals: Globals) -> Result<Self, Failure> {
+        tls::install_provider();
+        let level = match globals.verbose {
+            0 => "warn",
+            1 => "info",
+            _ => "debug",
+        };
+        let log = Log::start(&telemetry::Config { level: level.to_owned(), ..telemetry::Config::default() });
+        Ok(Self { globals, _log: log.context("start the log")? })
+    }
+
+    /// Whether standard output is for a program.
+    pub(super) const fn json(&self) -> bool {
+        self.globals.json
+    }
+
+    /// Where clients reach the proxy.
+    pub(super) fn proxy(&self) -> &str {
+        &self.globals.proxy
+    }
+
+    /// The configuration: file and environment.
+    pub(super) fn config(&self) -> anyhow::Result<Config> {
+        Config::load(self.globals.config.as_deref(), environment()).context("configuration")
+    }
+
+    /// The registry database that the flags, the environment or the configuration name, in this order.
+    pub(super) async fn admin(&self) -> anyhow::Result<Admin> {
+        let place = match &self.globals.registry {
+            Some(place) => place.clone(),
+            None => {
+                let registry = self.config()?.registry;
+                let file = registry.file.map(|file| file.display().to_string());
+                registry.url.or(file).ok_or_else(|| {
+                    anyhow!("no registry given; say --registry URL, set PGTENANT_REGISTRY, or name it in --config FILE")
+                })?
+            }
+        };
+        if !is_url(&place) {
+            bail!("the registry {place} is a file, which is changed with an editor; commands need a registry database");
+        }
+        Ok(Admin::connect(&place).await?)
+    }
+
+    /// The control plane over that registry.
+    pub(super) async fn control(&self) -> anyhow::Result<Control> {
+        Ok(Control::new(self.admin().await?))
+    }
+}
+
+/// Whether a registry is a database (a URL, or libpq's `key=value` words) and not a file.
+fn is_url(place: &str) -> bool {
+    let url = place.starts_with("postgres://") || place.starts_with("postgresql://");
+    url || ["host=", "hostaddr=", "dbname=", "user=", "port="].iter().any(|word| place.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_url;
+
+    #[test]
+    fn a_registry_is_a_url_or_a_file() {
+        assert!(is_url("postgres://h/d") && is_url("postgresql:///d") && is_url("host=/tmp dbname=d"));
+        assert!(!is_url("tenants.toml") && !is_url("/etc/pgtenant/tenants.toml"));
+    }
+}

@@ -1,0 +1,362 @@
+//! Tenants in the registry and on their servers: made, finished, suspended, activated.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::error::Error;
+use super::order::{Inventory, Overrides, default_login};
+use super::provision::{provision, verifier};
+use crate::auth::Secret;
+use crate::registry::{Admin, LogEntry, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
+use crate::tenant::{Alias, Login, ModuleName, RoleName, Slug, TenantId, TenantName, TenantStatus};
+
+/// Characters of a generated password: about 190 bits, none of which a URL has to escape.
+const PASSWORD_CHARACTERS: usize = 32;
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// A tenant to be made.
+#[derive(Debug)]
+pub struct NewTenant {
+    /// Its short name.
+    pub slug: Slug,
+    /// Its name for people.
+    pub name: String,
+    /// Whom to write to.
+    pub contact: Option<String>,
+    /// Its other names.
+    pub aliases: Vec<Alias>,
+    /// What it subscribes to; the first is what a client gets that names none.
+    pub modules: Vec<ModuleName>,
+    /// What differs from the modules' own settings.
+    pub overrides: Overrides,
+    /// The name of its login.
+    pub login: String,
+    /// The login's password; one is made when absent.
+    pub password: Option<Secret>,
+}
+
+/// A tenant that was made, or found made.
+#[derive(Debug)]
+pub struct Created {
+    /// The tenant as it is now.
+    pub tenant: TenantDetails,
+    /// The password that was made for its login; a second run knows it no more.
+    pub password: Option<Secret>,
+}
+
+/// The control plane over one registry.
+#[derive(Clone)]
+pub struct Control {
+    pub(super) registry: Admin,
+}
+
+impl Control {
+    /// Works on this registry.
+    #[must_use]
+    pub const fn new(registry: Admin) -> Self {
+        Self { registry }
+    }
+
+    /// The registry it works on.
+    #[must_use]
+    pub const fn registry(&self) -> &Admin {
+        &self.registry
+    }
+
+    /// All servers and modules.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub async fn inventory(&self) -> Result<Inventory, Error> {
+        Ok(Inventory { servers: self.registry.servers().await?, modules: self.registry.modules().await? })
+    }
+
+    /// A tenant by any of its names.
+    ///
+    /// # Errors
+    /// [`Error::NoTenant`], and the registry's.
+    pub async fn tenant(&self, name: &TenantName) -> Result<TenantDetails, Error> {
+        let found = self.registry.tenant(name).await?;
+        found.ok_or_else(|| Error::NoTenant { name: name.to_string() })
+    }
+
+    /// Makes a tenant: in the registry first, as `provisioning`, then on its servers, and active when it is whole. What an
+    /// earlier run left unfinished is finished, what is there stays as it is.
+    ///
+    /// # Errors
+    /// A tenant of this slug that is another; whatever stopped one of its places.
+    pub async fn create(&self, new: NewTenant) -> Result<Created, Error> {
+        let inventory = self.inventory().await?;
+        let _alone = self.registry.lock(&format!("tenant {}", new.slug)).await?;
+        let name = TenantName::parse(new.slug.as_str())?;
+        let known = self.registry.tenant(&name).await?;
+        let password = self.write(&inventory, &new, known.as_ref()).await?;
+        let tenant = self.tenant(&name).await?;
+        let done = self.finish(&inventory, &tenant, false).await;
+        match (done, password) {
+            (Ok(()), password) => Ok(Created { tenant: self.tenant(&name).await?, password }),
+            (Err(source), Some(password)) => Err(Error::Unfinished { password, source: Box::new(source) }),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Writes what is asked for and not there yet, all of it or nothing; the password that it made.
+    async fn write(
+        &self,
+        inventory: &Inventory,
+        new: &NewTenant,
+        known: Option<&TenantDetails>,
+    ) -> Result<Option<Secret>, Error> {
+        if let Some(known) = known {
+            check_same(new, known)?;
+        }
+        let id = known.map_or_else(|| TenantId(Uuid::now_v7()), |known| known.tenant.id);
+        let first = new.modules.first().ok_or(Error::NoModules)?;
+        let role = inventory.role((&new.slug, id), known, first)?;
+        let mut placements = Vec::new();
+        for module in &new.modules {
+            let placed = known.is_some_and(|known| known.placements.iter().any(|p| p.module == *module));
+            if !placed {
+                placements.push(inventory.placement((&new.slug, id), module, &role, &new.overrides)?);
+            }
+        }
+        let (login, made) = if known.is_none_or(|known| known.logins.is_empty()) {
+            let (login, made) = new_login(new, &role);
+            (Some(login), made)
+        } else {
+            (None, None)
+        };
+        let transaction = self.registry.begin().await?;
+        if known.is_none() {
+            transaction.insert_tenant(&new_row(new, id)).await?;
+        }
+        for alias in &new.aliases {
+            transaction.add_alias(id, alias).await?;
+        }
+        for placement in &placements {
+            transaction.put_placement(id, placement).await?;
+        }
+        if let Some(login) = &login {
+            transaction.put_login(id, login).await?;
+        }
+        transaction.commit().await?;
+        Ok(made)
+    }
+
+    /// Makes the places of a tenant that are asked for and not there (with `all`, goes over those that are there too), each
+    /// whatever becomes of the others, and activates the tenant when none is left.
+    ///
+    /// # Errors
+    /// [`Error::Place`] of the first place that could not be made.
+    pub async fn finish(&self, inventory: &Inventory, tenant: &TenantDetails, all: bool) -> Result<(), Error> {
+        let mut failed = None;
+        for placement in tenant.placements.iter().filter(|p| p.managed) {
+            if placement.status == PlacementStatus::Ready && !all {
+                continue;
+            }
+            if let Err(error) = self.make(inventory, tenant, placement).await {
+                let place = Error::Place {
+                    tenant: tenant.tenant.slug.to_string(),
+                    module: placement.module.to_string(),
+                    source: Box::new(error),
+                };
+                failed.get_or_insert(place);
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => self.settle(tenant.tenant.id).await,
+        }
+    }
+
+    async fn make(&self, inventory: &Inventory, tenant: &TenantDetails, placement: &PlacementRow) -> Result<(), Error> {
+        let module = &placement.module;
+        tracing::info!(tenant = %tenant.tenant.slug, %module, server = %placement.server, "provisioning");
+        let made = match inventory.place(tenant, placement) {
+            Ok(place) => provision(&place).await.map(drop),
+            Err(error) => Err(error),
+        };
+        let transaction = self.registry.begin().await?;
+        match &made {
+            Ok(()) => drop(transaction.set_placement_status(tenant.tenant.id, module, PlacementStatus::Ready).await?),
+            Err(error) => transaction.log(&failure(tenant, placement, error)).await?,
+        }
+        transaction.commit().await?;
+        made
+    }
+
+    /// Activates a tenant that was being provisioned, if all its places are there by now.
+    async fn settle(&self, id: TenantId) -> Result<(), Error> {
+        let transaction = self.registry.begin().await?;
+        if transaction.lock_tenant(id).await? != Some(TenantStatus::Provisioning) {
+            return Ok(());
+        }
+        let tenant = self.tenant(&TenantName::parse(&id.to_string())?).await?;
+        if tenant.placements.iter().all(|placement| placement.status == PlacementStatus::Ready) {
+            transaction.set_status(id, TenantStatus::Active, Duration::ZERO).await?;
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes what the registry asks for and is not there yet: of one tenant (going over what is there too), or of all.
+    ///
+    /// # Errors
+    /// The first tenant's that failed; the others are tried all the same.
+    pub async fn reconcile(&self, name: Option<&TenantName>) -> Result<Vec<TenantDetails>, Error> {
+        let inventory = self.inventory().await?;
+        let (tenants, all) = match name {
+            Some(name) => (vec![self.tenant(name).await?], true),
+            None => (self.registry.unready_tenants().await?, false),
+        };
+        let mut failed = None;
+        let mut done = Vec::with_capacity(tenants.len());
+        for tenant in tenants {
+            let _alone = self.registry.lock(&format!("tenant {}", tenant.tenant.slug)).await?;
+            if let Err(error) = self.finish(&inventory, &tenant, all).await {
+                tracing::error!(tenant = %tenant.tenant.slug, error = chain(&error), "not provisioned");
+                failed.get_or_insert(error);
+            }
+            done.push(self.tenant(&TenantName::parse(tenant.tenant.slug.as_str())?).await?);
+        }
+        failed.map_or(Ok(done), Err)
+    }
+
+    /// Refuses a tenant's new sessions from now on, on every proxy, and ends its running ones after `grace`.
+    ///
+    /// # Errors
+    /// [`Error::NoTenant`], and the registry's.
+    pub async fn suspend(&self, name: &TenantName, grace: Duration) -> Result<TenantDetails, Error> {
+        self.set_status(name, TenantStatus::Suspended, grace).await
+    }
+
+    /// Serves a tenant again.
+    ///
+    /// # Errors
+    /// [`Error::NotWhole`] when one of its places is not there yet; [`Error::NoTenant`], and the registry's.
+    pub async fn activate(&self, name: &TenantName) -> Result<TenantDetails, Error> {
+        let tenant = self.tenant(name).await?;
+        if let Some(missing) = tenant.placements.iter().find(|p| p.status != PlacementStatus::Ready) {
+            let (tenant, module) = (tenant.tenant.slug.to_string(), missing.module.to_string());
+            return Err(Error::NotWhole { tenant, module });
+        }
+        self.set_status(name, TenantStatus::Active, Duration::ZERO).await
+    }
+
+    async fn set_status(
+        &self,
+        name: &TenantName,
+        status: TenantStatus,
+        grace: Duration,
+    ) -> Result<TenantDetails, Error> {
+        let tenant = self.tenant(name).await?;
+        let transaction = self.registry.begin().await?;
+        transaction.set_status(tenant.tenant.id, status, grace).await?;
+        transaction.commit().await?;
+        self.tenant(name).await
+    }
+}
+
+/// A tenant that is there must be the one that is asked for.
+fn check_same(new: &NewTenant, known: &TenantDetails) -> Result<(), Error> {
+    let slug = &known.tenant.slug;
+    if *slug != new.slug {
+        return Err(Error::SlugIsAlias { slug: new.slug.to_string(), tenant: slug.to_string() });
+    }
+    let differs = |what, has: &str, asked: &str| {
+        let (tenant, has, asked) = (slug.to_string(), has.to_owned(), asked.to_owned());
+        Err(Error::Differs { tenant, what, has, asked })
+    };
+    if known.tenant.name != new.name {
+        return differs("name", &known.tenant.name, &new.name);
+    }
+    if !matches!(known.tenant.status, TenantStatus::Provisioning | TenantStatus::Active) {
+        return Err(Error::Inactive { tenant: slug.to_string(), status: known.tenant.status });
+    }
+    if let Some(login) = default_login(known).filter(|_| known.logins.iter().all(|l| l.login != new.login)) {
+        return differs("login", &login.login, &new.login);
+    }
+    for placement in known.placements.iter().filter(|placement| new.modules.contains(&placement.module)) {
+        let isolation = new.overrides.isolation.unwrap_or(placement.isolation);
+        if isolation != placement.isolation {
+            return differs("isolation", placement.isolation.as_str(), isolation.as_str());
+        }
+        let server = new.overrides.server.as_ref().unwrap_or(&placement.server);
+        if *server != placement.server {
+            return differs("server", placement.server.as_str(), server.as_str());
+        }
+    }
+    Ok(())
+}
+
+/// A tenant's first login, and the password that was made for it.
+fn new_login(new: &NewTenant, role: &RoleName) -> (Login, Option<Secret>) {
+    let made = new.password.is_none().then(generate_password);
+    let login = Login {
+        login: new.login.clone(),
+        role: role.to_string(),
+        verifier: new.password.as_ref().or(made.as_ref()).map(|password| verifier(password.expose())),
+    };
+    (login, made)
+}
+
+fn new_row(new: &NewTenant, id: TenantId) -> TenantRow {
+    TenantRow {
+        id,
+        slug: new.slug.clone(),
+        name: new.name.clone(),
+        contact: new.contact.clone(),
+        status: TenantStatus::Provisioning,
+        sessions_end_at: None,
+        default_module: new.modules.first().cloned(),
+        generation: 0,
+    }
+}
+
+fn failure(tenant: &TenantDetails, placement: &PlacementRow, error: &Error) -> LogEntry {
+    LogEntry {
+        tenant_id: tenant.tenant.id,
+        tenant_slug: Some(tenant.tenant.slug.to_string()),
+        module: placement.module.to_string(),
+        server: Some(placement.server.to_string()),
+        database: Some(placement.database.to_string()),
+        schema: placement.schema.clone(),
+        status: "failed".to_owned(),
+        detail: Some(chain(error)),
+        logged_at: None,
+    }
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// A random password that needs no escaping in a URL.
+#[must_use]
+pub fn generate_password() -> Secret {
+    let character = || char::from(ALPHABET[rand::random_range(0..ALPHABET.len())]);
+    Secret::new((0..PASSWORD_CHARACTERS).map(|_| character()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_long_random_and_safe_in_a_url() {
+        let (a, b) = (generate_password(), generate_password());
+        assert_ne!(a.expose(), b.expose());
+        assert!(a.expose().len() >= 24 && a.expose().bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    }
+}
