@@ -5,6 +5,8 @@ mod backend;
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod provision;
 #[cfg(test)]
 mod registry;
