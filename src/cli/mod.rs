@@ -2,6 +2,7 @@
 
 mod check;
 mod context;
+mod login;
 mod module;
 mod output;
 mod registry;

@@ -1,24 +1,21 @@
 //! `pgtenant tenant …`
 
-use std::io::Read as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::context::Context;
+use super::login::{self, parse_login, read_password};
 use super::output::{Failure, print, print_json, remark, table};
 use super::view::{CreatedView, TenantView, print_tenant, url};
 use crate::auth::Secret;
-use crate::control::{self, Control, DEFAULT_LOGIN, NewTenant, Overrides};
+use crate::control::{self, Control, DEFAULT_LOGIN, NewTenant, Overrides, Subscription};
 use crate::registry::TenantDetails;
-use crate::tenant::{Alias, Isolation, ModuleName, ServerName, Slug, TenantName};
+use crate::tenant::{Alias, DatabaseName, Isolation, ModuleName, RoleName, ServerName, Slug, TenantName};
 
 /// Tenants read from the registry at a time.
 const PAGE: u32 = 500;
-/// Longest password that is read from standard input, in bytes.
-const PASSWORD_BYTES_MAX: u64 = 1024;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -52,11 +49,81 @@ pub(super) enum Command {
         #[arg(long)]
         module: Option<ModuleName>,
     },
+    /// Give a tenant a module: make its place, or with --existing take one that is there already.
+    Subscribe(Box<Subscribe>),
+    /// Take a module from a tenant; its data stays unless it is to be dropped.
+    Unsubscribe {
+        /// Its slug, id or an alias.
+        tenant: TenantName,
+        /// The module.
+        module: ModuleName,
+        /// Drop the tenant's database, schema or rows.
+        #[arg(long)]
+        drop_data: bool,
+    },
+    /// Archive a tenant: not served, names and data kept. With --drop-data, drop all that was made for it.
+    Delete {
+        /// Its slug, id or an alias.
+        tenant: TenantName,
+        /// Drop the tenant's databases, schemas, rows and roles.
+        #[arg(long)]
+        drop_data: bool,
+    },
+    /// Further names of a tenant.
+    #[command(subcommand)]
+    Alias(AliasCommand),
+    /// Logins of a tenant.
+    #[command(subcommand)]
+    Login(login::Command),
     /// Make what the registry asks for and is not there yet: of one tenant (going over what is there too), or of all.
     Reconcile {
         /// Its slug, id or an alias.
         tenant: Option<TenantName>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AliasCommand {
+    /// Give a tenant another name.
+    Add {
+        /// Its slug, id or an alias.
+        tenant: TenantName,
+        /// The name.
+        alias: Alias,
+    },
+    /// Take a name from a tenant.
+    Remove {
+        /// Its slug, id or an alias.
+        tenant: TenantName,
+        /// The name.
+        alias: Alias,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Subscribe {
+    /// Its slug, id or an alias.
+    tenant: TenantName,
+    /// The module.
+    module: ModuleName,
+    /// database, schema or shared, instead of the module's own.
+    #[arg(long)]
+    isolation: Option<Isolation>,
+    /// A server instead of the module's own.
+    #[arg(long)]
+    server: Option<ServerName>,
+    /// A database instead of what the module's settings make.
+    #[arg(long)]
+    database: Option<DatabaseName>,
+    /// A schema instead of what the module's settings make.
+    #[arg(long)]
+    schema: Option<String>,
+    /// The role with the rights on the place; the tenant's own if absent.
+    #[arg(long)]
+    role: Option<RoleName>,
+    /// Take a place that is there already: it is checked, its login's verifier is read, and nothing is made.
+    #[arg(long)]
+    existing: bool,
 }
 
 #[derive(Debug, Args)]
@@ -72,8 +139,8 @@ pub(super) struct Create {
     /// Another name; may be repeated.
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<Alias>,
-    /// What it subscribes to; the first is what a client gets that names none.
-    #[arg(long, required = true, value_delimiter = ',')]
+    /// What it subscribes to; the first is what a client gets that names none. Without any, it gets a login with its first.
+    #[arg(long, value_delimiter = ',')]
     modules: Vec<ModuleName>,
     /// database, schema or shared, instead of the modules' own.
     #[arg(long)]
@@ -109,6 +176,18 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Command::Suspend { tenant, grace } => show(context, &control.suspend(&tenant, grace).await?),
         Command::Activate { tenant } => show(context, &control.activate(&tenant).await?),
         Command::Url { tenant, module } => print_url(context, &control.tenant(&tenant).await?, module),
+        Command::Subscribe(wanted) => subscribe(context, &control, *wanted).await,
+        Command::Unsubscribe { tenant, module, drop_data } => {
+            show(context, &control.unsubscribe(&tenant, &module, drop_data).await?)
+        }
+        Command::Delete { tenant, drop_data } => delete(context, &control, &tenant, drop_data).await,
+        Command::Alias(AliasCommand::Add { tenant, alias }) => {
+            show(context, &control.add_alias(&tenant, &alias).await?)
+        }
+        Command::Alias(AliasCommand::Remove { tenant, alias }) => {
+            show(context, &control.remove_alias(&tenant, &alias).await?)
+        }
+        Command::Login(command) => login::run(context, &control, command).await,
         Command::Reconcile { tenant } => print_list(context, &control.reconcile(tenant.as_ref()).await?),
     }
 }
@@ -126,7 +205,7 @@ async fn create(context: &Context, new: Create) -> Result<(), Failure> {
             contact: new.contact,
             aliases: new.aliases,
             modules: new.modules,
-            overrides: Overrides { isolation: new.isolation, server: new.server, ..Overrides::default() },
+            overrides: Overrides { isolation: new.isolation, server: new.server, database: None },
             login: new.login,
             password,
         })
@@ -134,7 +213,7 @@ async fn create(context: &Context, new: Create) -> Result<(), Failure> {
     match created {
         Ok(created) => {
             print_created(context, &created.tenant, created.password.as_ref())?;
-            if created.password.is_none() && !given && !context.json() {
+            if !created.tenant.logins.is_empty() && created.password.is_none() && !given && !context.json() {
                 remark(format_args!(
                     "{slug} was there already; its password was shown when it was made and is kept nowhere"
                 ));
@@ -146,6 +225,41 @@ async fn create(context: &Context, new: Create) -> Result<(), Failure> {
             Err((*source).into())
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+async fn subscribe(context: &Context, control: &Control, wanted: Subscribe) -> Result<(), Failure> {
+    let overrides = Overrides { isolation: wanted.isolation, server: wanted.server, database: wanted.database };
+    let subscription = Subscription {
+        module: wanted.module,
+        overrides,
+        schema: wanted.schema,
+        role: wanted.role,
+        existing: wanted.existing,
+    };
+    match control.subscribe(&wanted.tenant, &subscription).await {
+        Ok(created) => Ok(print_created(context, &created.tenant, created.password.as_ref())?),
+        Err(control::Error::Unfinished { password, source }) => {
+            print_created(context, &control.tenant(&wanted.tenant).await?, Some(&password))?;
+            Err((*source).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A tenant that is no more, in JSON.
+#[derive(Serialize)]
+struct Deleted<'a> {
+    tenant: &'a str,
+    result: &'static str,
+}
+
+async fn delete(context: &Context, control: &Control, name: &TenantName, drop_data: bool) -> Result<(), Failure> {
+    let slug = control.tenant(name).await?.tenant.slug;
+    match control.delete(name, drop_data).await? {
+        Some(archived) => show(context, &archived),
+        None if context.json() => Ok(print_json(&Deleted { tenant: slug.as_str(), result: "deleted" })?),
+        None => Ok(print(format_args!("Tenant {slug} deleted, with its data."))?),
     }
 }
 
@@ -226,28 +340,4 @@ fn print_url(context: &Context, tenant: &TenantDetails, module: Option<ModuleNam
         print(url)?;
     }
     Ok(())
-}
-
-/// The first line of standard input.
-fn read_password() -> anyhow::Result<Secret> {
-    let mut text = String::new();
-    std::io::stdin().lock().take(PASSWORD_BYTES_MAX + 1).read_to_string(&mut text).context("read the password")?;
-    let line = text.lines().next().unwrap_or_default();
-    if line.is_empty() {
-        bail!("the password on standard input is empty");
-    }
-    if line.len() as u64 > PASSWORD_BYTES_MAX {
-        bail!("the password on standard input is longer than {PASSWORD_BYTES_MAX} bytes");
-    }
-    Ok(Secret::new(line.to_owned()))
-}
-
-/// A login's name: what stands before `@tenant` in a user name.
-fn parse_login(text: &str) -> Result<String, &'static str> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !text.is_empty() && text.len() <= 63 && text.chars().all(legal) {
-        Ok(text.to_owned())
-    } else {
-        Err("a login has up to 63 letters, digits, - and _")
-    }
 }

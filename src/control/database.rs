@@ -33,7 +33,7 @@ pub(super) async fn ensure(connection: &mut Connection, place: &Place) -> Result
 }
 
 /// Whether the database is there; an error when it belongs to another.
-async fn is_there(connection: &Connection, place: &Place) -> Result<bool, Error> {
+pub(super) async fn is_there(connection: &Connection, place: &Place) -> Result<bool, Error> {
     let rows = connection
         .client
         .query(
@@ -133,6 +133,11 @@ pub(super) async fn map_role(step: &Step<'_>, role: &str, tenant: Option<uuid::U
     )
     .await
     .map(drop)
+}
+
+/// Forgets who a role speaks for.
+pub(super) async fn unmap_role(step: &Step<'_>, role: &str) -> Result<(), Error> {
+    step.query("DELETE FROM pgtenant.roles WHERE role = $1", &[&role]).await.map(drop)
 }
 
 /// Whether a failure to connect says that the password is wrong.

@@ -105,6 +105,14 @@ pub enum Error {
         /// Its status.
         status: TenantStatus,
     },
+    /// The tenant does not have this alias.
+    #[error("tenant \"{tenant}\" has no alias \"{alias}\"")]
+    NoAlias {
+        /// Its slug.
+        tenant: String,
+        /// The alias.
+        alias: String,
+    },
     /// The tenant does not have this login.
     #[error("tenant \"{tenant}\" has no login \"{login}\"; add it with: pgtenant tenant login add {tenant} {login}")]
     NoLogin {
@@ -132,9 +140,32 @@ pub enum Error {
         /// What stopped it.
         source: Box<Error>,
     },
-    /// A tenant without a module.
-    #[error("name at least one module with --modules")]
-    NoModules,
+    /// A login needs a role, and roles are named by modules.
+    #[error(
+        "tenant \"{tenant}\" has no module yet, which its role would be named by; subscribe it first with: pgtenant tenant subscribe {tenant} MODULE"
+    )]
+    NoPlaces {
+        /// Its slug.
+        tenant: String,
+    },
+    /// A role that is there without pgtenant having made it.
+    #[error(
+        "role \"{role}\" on server {server} was adopted, not made by pgtenant; change it there, then run: pgtenant tenant subscribe … --existing"
+    )]
+    Adopted {
+        /// The role.
+        role: String,
+        /// The server.
+        server: ServerName,
+    },
+    /// Something that is to be adopted is not as it is said to be.
+    #[error("{what} on server {server}; nothing was adopted")]
+    NotAdoptable {
+        /// What is missing or wrong.
+        what: String,
+        /// The server.
+        server: ServerName,
+    },
     /// A tenant that cannot be served yet.
     #[error(
         "module \"{module}\" of tenant \"{tenant}\" is not provisioned yet; finish it with: pgtenant tenant reconcile {tenant}"

@@ -17,8 +17,6 @@ pub struct Overrides {
     pub server: Option<ServerName>,
     /// Another database.
     pub database: Option<DatabaseName>,
-    /// Another schema.
-    pub schema: Option<SchemaName>,
 }
 
 /// The servers and modules of a registry, read once for a command.
@@ -72,10 +70,7 @@ impl Inventory {
                 DatabaseName::parse(&name)?
             }
         };
-        let schema = match &overrides.schema {
-            Some(schema) => Some(schema.clone()),
-            None => row.schema_for(slug, id).map(|name| SchemaName::parse(&name)).transpose()?,
-        };
+        let schema = row.schema_for(slug, id).map(|name| SchemaName::parse(&name)).transpose()?;
         let has_role = pooling(&row, row.isolation, None) == Pooling::PerTenant || row.set_role;
         Ok(PlacementRow {
             module: row.name.clone(),

@@ -17,7 +17,7 @@ pub const SCRAM_ITERATIONS: u32 = 4096;
 /// The database that is connected to where an admin secret names none.
 const MAINTENANCE_DATABASE: &str = "postgres";
 /// The word under which steps that make roles wait for each other.
-const ROLES: &str = "roles";
+pub(super) const ROLES: &str = "roles";
 
 /// What provisioning a place came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,21 +74,16 @@ async fn make_database(place: &Place, admin: &Credentials, service: Option<&Cred
     Ok(())
 }
 
-/// Brings the roles of a tenant's logins on one server to what the registry says: there, able to log in, with these verifiers.
-///
-/// # Errors
-/// The first step that failed.
-pub async fn set_logins(place: &Place, logins: &[LoginRole]) -> Result<(), Error> {
+/// Brings the role of a login on the place's server to what the registry is to say: there, with this verifier.
+pub(super) async fn set_login(place: &Place, login: &LoginRole) -> Result<(), Error> {
     let admin = admin_credentials(&place.server).await?;
     let mut connection = maintenance(place, &admin).await?;
     let mark = place.tenant_mark();
-    for login in logins {
-        in_step!(connection, "set the password of a login", ROLES, |step| roles::ensure_login(&step, login, &mark))?;
-    }
-    Ok(())
+    in_step!(connection, "set the password of a login", ROLES, |step| roles::ensure_login(&step, login, &mark))
 }
 
-async fn maintenance(place: &Place, admin: &Credentials) -> Result<Connection, Error> {
+/// A connection from which roles and databases are made and dropped.
+pub(super) async fn maintenance(place: &Place, admin: &Credentials) -> Result<Connection, Error> {
     let database = admin.database.as_deref().unwrap_or(MAINTENANCE_DATABASE);
     Connection::open(&place.server, admin, database).await
 }

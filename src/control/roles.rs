@@ -82,6 +82,43 @@ pub(super) async fn renew_service(step: &Step<'_>, role: &str, verifier: &str) -
     Ok(true)
 }
 
+/// Drops a role that bears the mark, and ends its sessions; one that is gone already is no error.
+pub(super) async fn drop_marked(step: &Step<'_>, role: &str, mark: &str) -> Result<(), Error> {
+    if !is_marked(step, role, mark).await? {
+        return Ok(());
+    }
+    end_sessions(step, role).await?;
+    step.run(&format!("DROP ROLE {}", quote_ident(role))).await
+}
+
+/// Takes the login from a role that bears the mark, and drops it unless it is to `stay`.
+pub(super) async fn close(step: &Step<'_>, role: &str, mark: &str, stay: bool) -> Result<(), Error> {
+    if !stay {
+        return drop_marked(step, role, mark).await;
+    }
+    if !is_marked(step, role, mark).await? {
+        return Ok(());
+    }
+    step.run(&format!("ALTER ROLE {} NOLOGIN PASSWORD NULL", quote_ident(role))).await?;
+    end_sessions(step, role).await
+}
+
+/// Whether a role is there and ours; one of someone else's is an error.
+async fn is_marked(step: &Step<'_>, role: &str, mark: &str) -> Result<bool, Error> {
+    match find(step, role).await? {
+        None => Ok(false),
+        Some(found) if found.mark.as_deref() == Some(mark) => Ok(true),
+        Some(_) => Err(Error::Foreign { kind: "role", name: role.to_owned(), server: step.server.clone() }),
+    }
+}
+
+/// Ends a role's sessions as far as the admin may; those through a proxy end by the registry's word as well.
+async fn end_sessions(step: &Step<'_>, role: &str) -> Result<(), Error> {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE usename = $1 AND pid <> pg_backend_pid() AND pg_has_role(usename, 'MEMBER')";
+    step.query(sql, &[&role]).await.map(drop)
+}
+
 /// The mark of service logins that provisioning made.
 const SERVICE_MARK: &str = "pgtenant:service";
 
@@ -142,11 +179,23 @@ fn powerful(step: &Step<'_>, role: &str) -> Error {
     Error::Powerful { role: role.to_owned(), server: step.server.clone() }
 }
 
+/// Takes a role out of a group, if it is in it.
+pub(super) async fn revoke_role(step: &Step<'_>, group: &str, member: &str) -> Result<(), Error> {
+    if is_member(step, group, member).await? {
+        step.run(&format!("REVOKE {} FROM {}", quote_ident(group), quote_ident(member))).await?;
+    }
+    Ok(())
+}
+
+async fn is_member(step: &Step<'_>, group: &str, member: &str) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid \
+               JOIN pg_roles u ON u.oid = m.member WHERE g.rolname = $1 AND u.rolname = $2)";
+    step.value(sql, &[&group, &member]).await
+}
+
 /// Makes `member` a member of `group` unless it is one.
 async fn grant_role(step: &Step<'_>, group: &str, member: &str) -> Result<(), Error> {
-    let sql = "SELECT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member \
-               WHERE g.rolname = $1 AND u.rolname = $2)";
-    if step.value::<bool>(sql, &[&group, &member]).await? {
+    if is_member(step, group, member).await? {
         return Ok(());
     }
     step.run(&format!("GRANT {} TO {}", quote_ident(group), quote_ident(member))).await

@@ -113,21 +113,22 @@ impl Control {
             check_same(new, known)?;
         }
         let id = known.map_or_else(|| TenantId(Uuid::now_v7()), |known| known.tenant.id);
-        let first = new.modules.first().ok_or(Error::NoModules)?;
-        let role = inventory.role((&new.slug, id), known, first)?;
         let mut placements = Vec::new();
-        for module in &new.modules {
-            let placed = known.is_some_and(|known| known.placements.iter().any(|p| p.module == *module));
-            if !placed {
-                placements.push(inventory.placement((&new.slug, id), module, &role, &new.overrides)?);
+        let (mut login, mut made) = (None, None);
+        // A tenant without a module gets a login with its first: its role is named by a module.
+        if let Some(first) = new.modules.first() {
+            let role = inventory.role((&new.slug, id), known, first)?;
+            for module in &new.modules {
+                let placed = known.is_some_and(|known| known.placements.iter().any(|p| p.module == *module));
+                if !placed {
+                    placements.push(inventory.placement((&new.slug, id), module, &role, &new.overrides)?);
+                }
+            }
+            if known.is_none_or(|known| known.logins.is_empty()) {
+                let (first_login, password) = new_login(new, &role);
+                (login, made) = (Some(first_login), password);
             }
         }
-        let (login, made) = if known.is_none_or(|known| known.logins.is_empty()) {
-            let (login, made) = new_login(new, &role);
-            (Some(login), made)
-        } else {
-            (None, None)
-        };
         let transaction = self.registry.begin().await?;
         if known.is_none() {
             transaction.insert_tenant(&new_row(new, id)).await?;
@@ -193,7 +194,7 @@ impl Control {
         if transaction.lock_tenant(id).await? != Some(TenantStatus::Provisioning) {
             return Ok(());
         }
-        let tenant = self.tenant(&TenantName::parse(&id.to_string())?).await?;
+        let tenant = self.by_id(id).await?;
         if tenant.placements.iter().all(|placement| placement.status == PlacementStatus::Ready) {
             transaction.set_status(id, TenantStatus::Active, Duration::ZERO).await?;
             transaction.commit().await?;
@@ -245,7 +246,37 @@ impl Control {
         self.set_status(name, TenantStatus::Active, Duration::ZERO).await
     }
 
-    async fn set_status(
+    /// Gives a tenant another name.
+    ///
+    /// # Errors
+    /// A name that is any tenant's already; [`Error::NoTenant`], and the registry's.
+    pub async fn add_alias(&self, name: &TenantName, alias: &Alias) -> Result<TenantDetails, Error> {
+        let tenant = self.tenant(name).await?;
+        let transaction = self.registry.begin().await?;
+        transaction.add_alias(tenant.tenant.id, alias).await?;
+        transaction.commit().await?;
+        self.by_id(tenant.tenant.id).await
+    }
+
+    /// Takes a name from a tenant.
+    ///
+    /// # Errors
+    /// [`Error::NoAlias`]; [`Error::NoTenant`], and the registry's.
+    pub async fn remove_alias(&self, name: &TenantName, alias: &Alias) -> Result<TenantDetails, Error> {
+        let tenant = self.tenant(name).await?;
+        let transaction = self.registry.begin().await?;
+        if !transaction.remove_alias(tenant.tenant.id, alias).await? {
+            return Err(Error::NoAlias { tenant: tenant.tenant.slug.to_string(), alias: alias.to_string() });
+        }
+        transaction.commit().await?;
+        self.by_id(tenant.tenant.id).await
+    }
+
+    pub(super) async fn by_id(&self, id: TenantId) -> Result<TenantDetails, Error> {
+        self.tenant(&TenantName::parse(&id.to_string())?).await
+    }
+
+    pub(super) async fn set_status(
         &self,
         name: &TenantName,
         status: TenantStatus,

@@ -1,126 +1,11 @@
-//! The commands as programs and people meet them: what they print, how they end, and what a broken-off one leaves to the next.
+//! Making tenants: what is printed, what opens with it, and what is said when it cannot be.
 
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
-use tokio_postgres::{Client, NoTls};
 
-use crate::support::{self, Database, unique};
-
-/// A registry of a test's own, with one server in it: the shared one.
-struct Site {
-    registry: Database,
-    files: tempfile::TempDir,
-    name: String,
-}
-
-impl Site {
-    async fn new(prefix: &str) -> Self {
-        let registry = support::database(prefix).await;
-        let site = Self { registry, files: tempfile::tempdir().unwrap(), name: unique(prefix) };
-        let cluster = support::cluster().await;
-        // Roles and databases are made from the site's own database, so that a test can get in the way of its site alone.
-        site.write_secret("admin", &site.registry.url);
-        site.write_secret("app", &format!("postgres://{}_service:of-all@localhost", site.name));
-        site.ok(&["registry", "init"]);
-        let port = cluster.port().to_string();
-        let (admin, app) = (site.secret("admin"), site.secret("app"));
-        let flags = ["--host", cluster.host(), "--port", &port, "--admin-secret", &admin, "--app-secret", &app];
-        site.ok(&[&["server", "add", "main"], &flags[..]].concat());
-        site
-    }
-
-    fn secret(&self, part: &str) -> String {
-        format!("file:{}", self.files.path().join(part).display())
-    }
-
-    fn write_secret(&self, part: &str, url: &str) {
-        let path = self.files.path().join(part);
-        std::fs::write(&path, url).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgtenant"));
-        command.args(arguments).env("PGTENANT_REGISTRY", &self.registry.url);
-        for variable in ["PGTENANT_CONFIG", "PGTENANT_PROXY"] {
-            command.env_remove(variable);
-        }
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = self
-            .command(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    }
-
-    /// Runs a command that must succeed.
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs a command that must succeed, with `--json`: standard output is JSON and nothing else.
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(&[arguments, &["--json"]].concat())).unwrap()
-    }
-
-    /// Runs a command that must fail with this code; the one line that it says.
-    fn fails(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{arguments:?}");
-        assert!(code != 1 || said.trim_end().lines().count() == 1, "{said}");
-        said
-    }
-
-    /// A module with a name of the test's own.
-    fn module(&self, kind: &str, flags: &[&str]) -> String {
-        let name = format!("{}_{kind}", self.name);
-        self.ok(&[&["module", "add", &name, "--server", "main"], flags].concat());
-        name
-    }
-
-    fn slug(&self, slug: &str) -> String {
-        format!("{}_{slug}", self.name)
-    }
-
-    async fn count(&self, sql: &str) -> i64 {
-        self.registry.admin.query_one(sql, &[]).await.unwrap().get(0)
-    }
-}
-
-/// Logs in to a module's place as the tenant, straight to the server.
-async fn login(module: &Value, password: &str) -> Result<Client, tokio_postgres::Error> {
-    let cluster = support::cluster().await;
-    let mut config = tokio_postgres::Config::new();
-    config.host(cluster.host()).port(cluster.port()).dbname(module["database"].as_str().unwrap());
-    let connected = config.user(module["role"].as_str().unwrap()).password(password).connect(NoTls).await;
-    let (client, connection) = connected?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-fn keys(value: &Value) -> Vec<&str> {
-    let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
-    keys.sort_unstable();
-    keys
-}
+use super::site::{Site, keys, login};
+use crate::support;
 
 const MODULE_KEYS: [&str; 8] = ["database", "isolation", "module", "role", "schema", "server", "status", "url"];
 
@@ -245,7 +130,7 @@ async fn what_cannot_be_done_is_said_in_one_line_and_by_exit_code() {
     }
     for arguments in [
         &["tenant", "create", "Upper", "--name", "X", "--modules", &ops][..],
-        &["tenant", "create", "x", "--name", "X"],
+        &["tenant", "create", "x", "--modules", &ops],
         &["module", "add", "m", "--isolation", "schema", "--server", "main"],
         &["module", "add", "m", "--isolation", "sideways", "--server", "main"],
         &["tenant", "frobnicate"],

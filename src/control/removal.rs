@@ -1,0 +1,160 @@
+//! Removal: takes places, rows and roles of a tenant off their servers, only what bears the tenant's mark.
+
+use tokio_postgres::error::SqlState;
+
+use super::connection::{Connection, Step, admin_credentials, in_step};
+use super::database;
+use super::error::Error;
+use super::place::{LoginRole, Place};
+use super::provision::{ROLES, maintenance};
+use super::roles;
+use crate::auth::Credentials;
+use crate::tenant::{Isolation, RoleName, quote_ident};
+
+/// Drops a place with all data in it; `last` says that the tenant has no other in this database. What is gone already is no error.
+pub(super) async fn drop_place(place: &Place, last: bool) -> Result<(), Error> {
+    let admin = admin_credentials(&place.server).await?;
+    let mut connection = maintenance(place, &admin).await?;
+    if database::is_there(&connection, place).await? {
+        match place.isolation {
+            Isolation::Database => drop_database(&connection, place).await?,
+            Isolation::Schema => drop_schema(place, &admin).await?,
+            Isolation::Shared => delete_rows(place, &admin).await?,
+        }
+    }
+    if place.isolation != Isolation::Database {
+        in_step!(connection, "take the tenant out of groups", ROLES, |step| leave(&step, place, last))?;
+    }
+    if place.isolation == Isolation::Shared {
+        return Ok(());
+    }
+    let (owner, mark) = (place.owner(), place.mark());
+    in_step!(connection, "drop the owner's role", ROLES, |step| roles::drop_marked(&step, &owner, &mark))
+}
+
+async fn leave(step: &Step<'_>, place: &Place, last: bool) -> Result<(), Error> {
+    let Some(role) = &place.role else { return Ok(()) };
+    if place.isolation == Isolation::Shared {
+        roles::revoke_role(step, &place.rows(), role.as_str()).await?;
+    }
+    if last {
+        roles::revoke_role(step, &place.clients(), role.as_str()).await?;
+    }
+    Ok(())
+}
+
+/// Drops the roles of a tenant on the place's server, and whatever session they have there.
+pub(super) async fn drop_roles(place: &Place) -> Result<(), Error> {
+    let admin = admin_credentials(&place.server).await?;
+    let mut connection = maintenance(place, &admin).await?;
+    let mark = place.tenant_mark();
+    let logins = place.logins.iter().map(|login| &login.role);
+    let mut names: Vec<&RoleName> = logins.chain(&place.role).collect();
+    names.dedup();
+    for role in names {
+        in_step!(connection, "drop a login's role", ROLES, |step| roles::drop_marked(&step, role.as_str(), &mark))?;
+    }
+    Ok(())
+}
+
+/// Takes a login's role off the place's server; the one whose rights the place grants stays, without a login.
+pub(super) async fn remove_login(place: &Place, login: &LoginRole) -> Result<(), Error> {
+    let admin = admin_credentials(&place.server).await?;
+    let mark = place.tenant_mark();
+    if place.isolation == Isolation::Shared {
+        let mut connection = Connection::open(&place.server, &admin, place.database.as_str()).await?;
+        in_step!(connection, "forget whose rows a role sees", &place.lock(), |step| {
+            database::unmap_role(&step, login.role.as_str())
+        })?;
+    }
+    let mut connection = maintenance(place, &admin).await?;
+    let own = place.role.as_ref() == Some(&login.role);
+    in_step!(connection, "take the login from a role", ROLES, |step| {
+        roles::close(&step, login.role.as_str(), &mark, own)
+    })
+}
+
+async fn drop_database(connection: &Connection, place: &Place) -> Result<(), Error> {
+    let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", place.database.quoted());
+    connection.client.batch_execute(&sql).await.map_err(|source| connection.failed("drop the database", source))
+}
+
+async fn drop_schema(place: &Place, admin: &Credentials) -> Result<(), Error> {
+    let mut connection = Connection::open(&place.server, admin, place.database.as_str()).await?;
+    in_step!(connection, "drop the schema", &place.lock(), |step| drop_schema_in(&step, place))
+}
+
+async fn drop_schema_in(step: &Step<'_>, place: &Place) -> Result<(), Error> {
+    let schema = place.schema_name();
+    let marked = "SELECT count(*) FILTER (WHERE obj_description(oid, 'pg_namespace') = $2) > 0, count(*) > 0 \
+                  FROM pg_namespace WHERE nspname = $1";
+    let rows = step.query(marked, &[&schema, &place.mark()]).await?;
+    let (ours, there) = match rows.first() {
+        Some(row) => (
+            row.try_get::<_, bool>(0).map_err(|source| step.failed(source))?,
+            row.try_get::<_, bool>(1).map_err(|source| step.failed(source))?,
+        ),
+        None => (false, false),
+    };
+    if there && !ours {
+        return Err(Error::Foreign { kind: "schema", name: schema.to_owned(), server: step.server.clone() });
+    }
+    if ours {
+        let (schema, owner) = (quote_ident(schema), quote_ident(&place.owner()));
+        // The owner's default privileges are its own and would keep its role alive.
+        step.run(&format!("DROP SCHEMA {schema} CASCADE; DROP OWNED BY {owner}")).await?;
+    }
+    let forget = "DELETE FROM pgtenant.schema_versions WHERE module = $1 AND schema_name = $2::text::name";
+    step.query(forget, &[&place.module.as_str(), &schema]).await.map(drop)
+}
+
+async fn delete_rows(place: &Place, admin: &Credentials) -> Result<(), Error> {
+    let mut connection = Connection::open(&place.server, admin, place.database.as_str()).await?;
+    in_step!(connection, "delete the tenant's rows", &place.lock(), |step| delete_rows_in(&step, place))
+}
+
+/// Deletes the tenant's rows from every walled table. A table that others still refer to waits for its next turn.
+async fn delete_rows_in(step: &Step<'_>, place: &Place) -> Result<(), Error> {
+    let tables = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
+                  JOIN pg_namespace n ON n.oid = c.relnamespace \
+                  WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition \
+                    AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'pgtenant_tenant')";
+    let rows = step.query(tables, &[&place.schema_name()]).await?;
+    let mut left: Vec<String> =
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(|source| step.failed(source))?;
+    // The admin acts as the owner for a moment, with the wall open to it: a role that is no superuser is behind the wall too.
+    step.query("SELECT pgtenant.expose_to_owner($1::text::name)", &[&place.schema_name()]).await?;
+    step.run(&format!("SET LOCAL ROLE {}; SET CONSTRAINTS ALL DEFERRED", quote_ident(&place.owner()))).await?;
+    let column = quote_ident(&place.tenant_column);
+    while !left.is_empty() {
+        let mut waiting = Vec::new();
+        let mut refused = None;
+        for table in &left {
+            step.run("SAVEPOINT pgtenant_rows").await?;
+            let delete = format!("DELETE FROM {table} WHERE {column}::text = '{}'", place.tenant);
+            match step.run(&delete).await {
+                Ok(()) => step.run("RELEASE SAVEPOINT pgtenant_rows").await?,
+                Err(error) if is_referred_to(&error) => {
+                    step.run("ROLLBACK TO SAVEPOINT pgtenant_rows").await?;
+                    waiting.push(table.clone());
+                    refused = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match refused {
+            Some(error) if waiting.len() == left.len() => return Err(error),
+            _ => left = waiting,
+        }
+    }
+    step.run("RESET ROLE").await?;
+    for login in place.logins.iter().map(|login| &login.role).chain(&place.role) {
+        database::unmap_role(step, login.as_str()).await?;
+    }
+    let protect = "SELECT pgtenant.protect($1::text::name, $2::text::name)";
+    step.query(protect, &[&place.schema_name(), &place.tenant_column]).await.map(drop)
+}
+
+fn is_referred_to(error: &Error) -> bool {
+    matches!(error, Error::Sql { source, .. } if source.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION))
+}

@@ -1,0 +1,181 @@
+//! A tenant's life after it was made: names, logins, modules, its end.
+
+use serde_json::Value;
+
+use super::site::{Site, login};
+use crate::support;
+
+/// A tenant with a schema and rows of common tables, and the password of its login.
+async fn tenant(site: &Site, slug: &str) -> (String, Value) {
+    let (ops, shop) = (format!("{}_ops", site.name), format!("{}_shop", site.name));
+    let directory = site.files.path().join("shop");
+    if !directory.exists() {
+        std::fs::create_dir(&directory).unwrap();
+        let tables = "CREATE TABLE items (tenant_id uuid NOT NULL, id int, PRIMARY KEY (tenant_id, id)); \
+                      CREATE TABLE parts (tenant_id uuid NOT NULL, item int, FOREIGN KEY (tenant_id, item) REFERENCES items)";
+        std::fs::write(directory.join("1_tables.sql"), tables).unwrap();
+        site.module("ops", &["--isolation", "schema", "--database", &site.slug("ops")]);
+        let migrations = directory.to_str().unwrap();
+        site.module("shop", &["--isolation", "shared", "--database", &site.slug("shop"), "--migrations", migrations]);
+    }
+    let slug = site.slug(slug);
+    let made = site.json(&["tenant", "create", &slug, "--name", &slug, "--modules", &format!("{ops},{shop}")]);
+    (slug, made)
+}
+
+/// A module of a tenant in JSON, as a login with this role would open it.
+fn opened_by(module: &Value, role: &str) -> Value {
+    let mut module = module.clone();
+    module["role"] = Value::from(role);
+    module
+}
+
+#[tokio::test]
+async fn aliases_come_and_go_and_are_never_anothers() {
+    let site = Site::new("alias").await;
+    let (acme, _) = tenant(&site, "acme").await;
+    let (globex, _) = tenant(&site, "globex").await;
+    assert_eq!(site.json(&["tenant", "alias", "add", &acme, "krn:x"])["aliases"], serde_json::json!(["krn:x"]));
+    site.ok(&["tenant", "alias", "add", &acme, "krn:x"]);
+    site.fails(1, &["tenant", "alias", "add", &globex, "krn:x"]);
+    site.fails(1, &["tenant", "alias", "add", &globex, &acme]);
+    assert_eq!(site.json(&["tenant", "alias", "remove", "krn:x", "krn:x"])["aliases"], serde_json::json!([]));
+    assert!(site.fails(1, &["tenant", "alias", "remove", &acme, "krn:x"]).contains("no alias"));
+}
+
+#[tokio::test]
+async fn a_further_login_has_the_tenants_rights_and_a_password_of_its_own() {
+    let site = Site::new("login").await;
+    let (slug, made) = tenant(&site, "acme").await;
+    let added = site.json(&["tenant", "login", "add", &slug, "reports"]);
+    let (role, password) = (added["role"].as_str().unwrap(), added["password"].as_str().unwrap());
+    assert_eq!(role, format!("{slug}_app.reports"));
+    assert_eq!(site.json(&["tenant", "login", "add", &slug, "reports"])["password"], Value::Null);
+    let shop = &made["modules"][1];
+    let own = login(shop, made["password"].as_str().unwrap()).await.unwrap();
+    let schema = shop["schema"].as_str().unwrap();
+    own.batch_execute(&format!("INSERT INTO {schema}.items (id) VALUES (1)")).await.unwrap();
+    let reports = opened_by(shop, role);
+    let client = login(&reports, password).await.unwrap();
+    let seen = format!("SELECT count(*) FROM {schema}.items");
+    assert_eq!(client.query_one(&seen, &[]).await.unwrap().get::<_, i64>(0), 1, "the same tenant's rows");
+    // Another password: the old one opens nothing any more.
+    let changed = site.json(&["tenant", "login", "password", &slug, "reports"]);
+    assert!(login(&reports, password).await.is_err());
+    assert!(login(&reports, changed["password"].as_str().unwrap()).await.is_ok());
+    let verifier = "SELECT count(*) FROM pgtenant.logins AS l JOIN pg_authid AS r ON r.rolname = l.role AND r.rolpassword = l.verifier";
+    assert_eq!(site.count(verifier).await, 2, "registry and server have the same verifiers");
+    site.ok(&["tenant", "login", "remove", &slug, "reports"]);
+    assert!(login(&reports, changed["password"].as_str().unwrap()).await.is_err());
+    assert!(client.query_one(&seen, &[]).await.is_err(), "its session has ended");
+    assert!(site.fails(1, &["tenant", "login", "remove", &slug, "reports"]).contains("no login"));
+    assert_eq!(own.query_one(&seen, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn a_module_is_subscribed_to_by_command_or_by_sql_and_given_up() {
+    let site = Site::new("subscribe").await;
+    let (slug, made) = tenant(&site, "acme").await;
+    let erp = site.module("erp", &["--isolation", "database"]);
+    let crm = site.module("crm", &["--isolation", "schema", "--database", &site.slug("crm")]);
+    let password = made["password"].as_str().unwrap();
+    let subscribed = site.json(&["tenant", "subscribe", &slug, &erp]);
+    assert_eq!(subscribed["password"], Value::Null);
+    assert_eq!(subscribed["modules"].as_array().unwrap().len(), 3);
+    site.ok(&["tenant", "subscribe", &slug, &erp]);
+    assert!(site.fails(1, &["tenant", "subscribe", &slug, &erp, "--database", "elsewhere"]).contains("elsewhere"));
+    let call = format!(
+        "CALL subscribe_tenant_to_module('{}'::uuid, '{crm}', '{crm}_own')",
+        made["tenant_id"].as_str().unwrap()
+    );
+    site.registry.admin.batch_execute(&call).await.unwrap();
+    let shown = site.json(&["tenant", "reconcile", &slug]);
+    for module in shown[0]["modules"].as_array().unwrap() {
+        assert_eq!(module["status"], "ready");
+        login(module, password).await.unwrap();
+    }
+    let crm_place = shown[0]["modules"].as_array().unwrap().iter().find(|m| m["module"] == crm).unwrap();
+    assert_eq!(crm_place["schema"], format!("{crm}_own"));
+    // Given up, the data stays; given up with it, the data goes.
+    site.ok(&["tenant", "unsubscribe", &slug, &crm]);
+    let there = format!("SELECT count(*) FROM pg_namespace WHERE nspname = '{crm}_own'");
+    let place = support::cluster().await.connect(&site.slug("crm")).await.unwrap();
+    assert_eq!(place.query_one(&there, &[]).await.unwrap().get::<_, i64>(0), 1);
+    site.ok(&["tenant", "subscribe", &slug, &crm, "--schema", &format!("{crm}_own")]);
+    site.ok(&["tenant", "unsubscribe", &slug, &crm, "--drop-data"]);
+    assert_eq!(place.query_one(&there, &[]).await.unwrap().get::<_, i64>(0), 0);
+    site.ok(&["tenant", "unsubscribe", &slug, &erp, "--drop-data"]);
+    let gone = format!("SELECT count(*) FROM pg_database WHERE datname = '{erp}_{slug}'");
+    assert_eq!(site.count(&gone).await, 0);
+    assert!(site.fails(1, &["tenant", "unsubscribe", &slug, &erp]).contains("not subscribed"));
+    login(&made["modules"][0], password).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_place_that_is_there_is_adopted_as_it_is() {
+    let site = Site::new("adopt").await;
+    let crm = site.module("crm", &["--isolation", "schema", "--database", &site.slug("crm")]);
+    let (role, database) = (site.slug("legacy"), site.slug("old"));
+    let admin = &site.registry.admin;
+    admin.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
+    let old = support::cluster().await.connect(&database).await.unwrap();
+    let slug = site.slug("acme");
+    site.ok(&["tenant", "create", &slug, "--name", "Acme"]);
+    let adopt = |schema: &'static str| {
+        ["tenant", "subscribe", &slug, &crm, "--database", &database, "--schema", schema, "--role", &role, "--existing"]
+    };
+    assert!(site.fails(1, &adopt("nowhere")).contains("no schema"));
+    assert!(site.fails(1, &adopt("public")).contains("no role"));
+    old.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'from before'; CREATE TABLE t (n int)"))
+        .await
+        .unwrap();
+    let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{}%'", site.name);
+    let before = site.count(&roles).await;
+    let adopted = site.json(&adopt("public"));
+    assert_eq!(site.count(&roles).await, before, "nothing was made");
+    assert_eq!((&adopted["password"], &adopted["login"]), (&Value::Null, &Value::from("app")));
+    assert_eq!(
+        (&adopted["modules"][0]["schema"], &adopted["modules"][0]["status"]),
+        (&Value::from("public"), &Value::from("ready"))
+    );
+    let same = "SELECT count(*) FROM pgtenant.logins AS l JOIN pg_authid AS r ON r.rolname = l.role AND r.rolpassword = l.verifier";
+    assert_eq!(site.count(same).await, 1);
+    assert!(site.fails(1, &["tenant", "login", "password", &slug, "app"]).contains("adopted"));
+    // What pgtenant has not made, it does not drop.
+    site.ok(&["tenant", "delete", &slug, "--drop-data"]);
+    old.batch_execute("SELECT * FROM t").await.unwrap();
+    assert_eq!(site.count(&roles).await, before);
+}
+
+#[tokio::test]
+async fn a_deleted_tenant_is_archived_or_leaves_nothing_and_others_keep_theirs() {
+    let site = Site::new("delete").await;
+    let (acme, made) = tenant(&site, "acme").await;
+    let (_, other) = tenant(&site, "globex").await;
+    let schema = made["modules"][1]["schema"].as_str().unwrap();
+    for tenant in [&made, &other] {
+        let client = login(&tenant["modules"][1], tenant["password"].as_str().unwrap()).await.unwrap();
+        let rows = format!("INSERT INTO {schema}.items (id) VALUES (1); INSERT INTO {schema}.parts (item) VALUES (1)");
+        client.batch_execute(&rows).await.unwrap();
+    }
+    assert_eq!(site.json(&["tenant", "delete", &acme])["status"], "archived");
+    assert_eq!(site.json(&["tenant", "show", &acme])["status"], "archived");
+    let deleted = site.json(&["tenant", "delete", &acme, "--drop-data"]);
+    assert_eq!(deleted, serde_json::json!({"tenant": acme, "result": "deleted"}));
+    site.fails(1, &["tenant", "show", &acme]);
+    let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{acme}%' OR rolname LIKE '%{acme}.owner'");
+    assert_eq!(site.count(&roles).await, 0);
+    let shop = support::cluster().await.connect(&site.slug("shop")).await.unwrap();
+    let left =
+        format!("SELECT count(*) FROM (SELECT FROM {schema}.items UNION ALL SELECT FROM {schema}.parts) AS rows");
+    assert_eq!(shop.query_one(&left, &[]).await.unwrap().get::<_, i64>(0), 2, "the other tenant's rows");
+    let walled =
+        "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
+    assert!(shop.query_one(walled, &[]).await.unwrap().get::<_, bool>(0), "the wall stands again");
+    // The name is free, and means a new tenant that sees nothing of the old one.
+    let (_, again) = tenant(&site, "acme").await;
+    assert_ne!(again["tenant_id"], made["tenant_id"]);
+    let client = login(&again["modules"][1], again["password"].as_str().unwrap()).await.unwrap();
+    let seen = format!("SELECT count(*) FROM {schema}.items");
+    assert_eq!(client.query_one(&seen, &[]).await.unwrap().get::<_, i64>(0), 0);
+}

@@ -1,0 +1,5 @@
+//! The commands as programs and people meet them: what they print, how they end, and what a broken-off one leaves to the next.
+
+mod create;
+mod life;
+mod site;
