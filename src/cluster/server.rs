@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
@@ -322,12 +322,16 @@ impl Cluster {
 
 /// A certificate authority and a certificate for this machine by it.
 fn make_certificates(install: &Install, dir: &Path) -> Result<(), Error> {
+    // Names of their own: where issuer and subject have the same, OpenSSL takes the certificate for self-signed.
     let mut authority = CertificateParams::new(Vec::new())?;
+    authority.distinguished_name.push(DnType::CommonName, "pgtenant temporary authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let authority_key = KeyPair::generate()?;
     let authority_certificate = authority.self_signed(&authority_key)?;
     let key = KeyPair::generate()?;
-    let server = CertificateParams::new(vec!["localhost".to_owned(), HOST.to_owned()])?;
+    let mut server = CertificateParams::new(vec!["localhost".to_owned(), HOST.to_owned()])?;
+    server.distinguished_name.push(DnType::CommonName, "localhost");
     let certificate = server.signed_by(&key, &Issuer::new(authority, authority_key))?;
     write_for(install, &dir.join("ca.crt"), &authority_certificate.pem())?;
     write_for(install, &dir.join("server.crt"), &certificate.pem())?;
