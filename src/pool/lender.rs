@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -71,6 +72,13 @@ impl<M: Manage> Pool<M> {
         let stale = self.state.borrow_mut().sweep(&self.manager, &self.limits, now);
         drop(stale);
         self.settle();
+    }
+
+    /// An idle connection whose health should be checked: neither used nor checked for this long. Give it back with
+    /// [`Checkout::checkin_checked`], or drop it if it is dead.
+    pub fn take_unchecked(self: &Rc<Self>, interval: Duration) -> Option<Checkout<M>> {
+        let slot = self.state.borrow_mut().take_unchecked(interval, Instant::now());
+        Some(self.lend(slot?))
     }
 
     /// Closes idle connections now and the others as they come back; whoever waits or comes later is refused.
@@ -156,6 +164,13 @@ impl<M: Manage> Checkout<M> {
     pub fn checkin(self) {
         let Self { slot, lease } = self;
         lease.end(slot);
+    }
+
+    /// Gives it back after a health check, which is no use of it.
+    pub fn checkin_checked(self) {
+        let Self { slot, lease } = self;
+        let closed = lease.pool.state.borrow_mut().give_back_checked(slot, Instant::now());
+        drop(closed);
     }
 
     /// The pool it comes from.

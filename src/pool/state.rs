@@ -23,6 +23,8 @@ pub(super) struct Slot<C> {
     expires_at: Option<Instant>,
     /// When it was last given back.
     idle_since: Instant,
+    /// When its health was last checked while it was idle.
+    checked_at: Instant,
 }
 
 impl<C> Slot<C> {
@@ -31,7 +33,7 @@ impl<C> Slot<C> {
         let expires_at = (!limits.max_lifetime.is_zero())
             .then(|| now.checked_add(limits.max_lifetime.mul_f64(rand::random_range(0.9..=1.0))))
             .flatten();
-        Self { conn, expires_at, idle_since: now }
+        Self { conn, expires_at, idle_since: now, checked_at: now }
     }
 
     fn is_expired(&self, now: Instant) -> bool {
@@ -153,6 +155,29 @@ impl<M: Manage> State<M> {
         let slot = self.take_fitting(manager, want, closed)?;
         self.active += 1;
         Some(slot)
+    }
+
+    /// Takes an idle connection that was neither used nor checked for so long.
+    pub(super) fn take_unchecked(&mut self, interval: Duration, now: Instant) -> Option<Slot<M::Conn>> {
+        if !self.waiters.is_empty() {
+            return None;
+        }
+        let due =
+            |slot: &Slot<M::Conn>| now.saturating_duration_since(slot.idle_since.max(slot.checked_at)) >= interval;
+        let mut slot = self.idle.remove(self.idle.iter().position(due)?);
+        slot.checked_at = now;
+        self.active += 1;
+        Some(slot)
+    }
+
+    /// A connection comes back from its check, as long unused as before.
+    pub(super) fn give_back_checked(&mut self, slot: Slot<M::Conn>, now: Instant) -> Option<Slot<M::Conn>> {
+        if self.draining || slot.is_expired(now) {
+            return Some(slot);
+        }
+        let at = self.idle.partition_point(|other| other.idle_since <= slot.idle_since);
+        self.idle.insert(at, slot);
+        None
     }
 
     /// Puts a client at the end of the queue and says under which id it waits.

@@ -566,3 +566,25 @@ proptest! {
         run(replay(steps));
     }
 }
+
+#[test]
+fn a_health_check_takes_each_unused_connection_once_and_is_no_use_of_it() {
+    run(async {
+        let (pool, _server) = pool(Limits { idle_timeout: Duration::from_secs(100), ..limits(4) });
+        let ids = warm(&pool, &[want(1, 0), want(1, 0)]).await;
+        let interval = Duration::from_secs(30);
+        assert!(pool.take_unchecked(interval).is_none(), "it was used just now");
+        sleep(Duration::from_secs(40)).await;
+        let first = pool.take_unchecked(interval).unwrap();
+        let second = pool.take_unchecked(interval).unwrap();
+        assert_eq!([first.id, second.id], [ids[0], ids[1]]);
+        assert_eq!(pool.stats().active, 2);
+        first.checkin_checked();
+        second.checkin_checked();
+        assert!(pool.take_unchecked(interval).is_none(), "it was checked just now");
+        assert_eq!(pool.try_checkout(&want(1, 0)).unwrap().id, ids[1], "the order of use is kept");
+        sleep(Duration::from_secs(70)).await;
+        pool.sweep(Instant::now());
+        assert_eq!(pool.stats().idle, 0, "a check kept an unused connection alive");
+    });
+}
