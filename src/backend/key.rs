@@ -1,7 +1,7 @@
 //! What tells one pool from another.
 
 use super::endpoint::ServerAddress;
-use crate::tenant::{ModuleName, TenantId};
+use crate::tenant::{ModuleName, Placement, TenantId};
 
 /// What connections may be common to: two clients with the same key may be served by the same connections. Names and ids
 /// only; nothing in it is text of a client's choice.
@@ -17,4 +17,14 @@ pub struct PoolKey {
     pub database: String,
     /// The role.
     pub user: String,
+}
+
+impl PoolKey {
+    /// Whether a placement is still where this pool's connections go, whichever role they open.
+    #[must_use]
+    pub fn is_of(&self, placement: &Placement) -> bool {
+        self.module == placement.module
+            && self.database == placement.database.as_str()
+            && self.address == ServerAddress::new(&placement.server)
+    }
 }

@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::time::Instant;
 
@@ -34,9 +36,33 @@ struct Entry {
     used: u64,
 }
 
+/// How many pools all threads together may have.
+#[derive(Debug)]
+pub struct PoolBudget {
+    max_pools: u32,
+    made: AtomicU32,
+}
+
+impl PoolBudget {
+    /// Room for this many.
+    #[must_use]
+    pub fn new(max_pools: u32) -> Arc<Self> {
+        Arc::new(Self { max_pools: max_pools.max(1), made: AtomicU32::new(0) })
+    }
+
+    fn take(&self) -> bool {
+        let more = |made| (made < self.max_pools).then_some(made + 1);
+        self.made.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    fn give_back(&self) {
+        self.made.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// The pools of one thread.
 pub struct Pools {
-    max_pools: u32,
+    budget: Arc<PoolBudget>,
     entries: RefCell<HashMap<PoolKey, Entry>>,
     /// Drained pools that still have connections out.
     retired: RefCell<Vec<(PoolKey, Rc<ServerPool>)>>,
@@ -45,20 +71,15 @@ pub struct Pools {
 
 impl std::fmt::Debug for Pools {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pools").field("max_pools", &self.max_pools).finish_non_exhaustive()
+        f.debug_struct("Pools").field("budget", &self.budget).finish_non_exhaustive()
     }
 }
 
 impl Pools {
-    /// No pools yet, and at most this many at one time.
+    /// No pools yet, and never more than the budget has room for.
     #[must_use]
-    pub fn new(max_pools: u32) -> Self {
-        Self {
-            max_pools: max_pools.max(1),
-            entries: RefCell::default(),
-            retired: RefCell::default(),
-            clock: Cell::new(0),
-        }
+    pub fn new(budget: Arc<PoolBudget>) -> Self {
+        Self { budget, entries: RefCell::default(), retired: RefCell::default(), clock: Cell::new(0) }
     }
 
     /// The pool of a key; made, and an idle one evicted for it, if there is none.
@@ -77,8 +98,11 @@ impl Pools {
             entry.used = used;
             return Ok(Rc::clone(&entry.pool));
         }
-        if self.entries.borrow().len() >= self.max_pools as usize {
-            self.evict()?;
+        if !self.budget.take() {
+            // The place of one that is evicted here is taken over at once.
+            if !self.evict() || !self.budget.take() {
+                return Err(PoolsFull { max_pools: self.budget.max_pools });
+            }
         }
         let pool = Pool::new(make(), limits);
         self.entries.borrow_mut().insert(key.clone(), Entry { pool: Rc::clone(&pool), used });
@@ -99,6 +123,7 @@ impl Pools {
     pub fn retire(&self, picks: impl Fn(&PoolKey) -> bool) {
         let picked: Vec<_> = self.entries.borrow_mut().extract_if(|key, _| picks(key)).collect();
         for (key, entry) in picked {
+            self.budget.give_back();
             entry.pool.drain();
             self.retired.borrow_mut().push((key, entry.pool));
         }
@@ -124,7 +149,11 @@ impl Pools {
         // A pool that backs off is kept: its memory is what protects the server.
         self.entries.borrow_mut().retain(|_, entry| {
             let pool = &entry.pool;
-            !pool.is_idle() || pool.stats().idle > 0 || pool.is_backing_off() || Rc::strong_count(pool) > 1
+            let kept = !pool.is_idle() || pool.stats().idle > 0 || pool.is_backing_off() || Rc::strong_count(pool) > 1;
+            if !kept {
+                self.budget.give_back();
+            }
+            kept
         });
         self.forget_retired();
     }
@@ -133,18 +162,18 @@ impl Pools {
         self.retired.borrow_mut().retain(|(_, pool)| !pool.is_idle());
     }
 
-    /// Drains the least recently used pool that is idle, one that does not back off if there is any.
-    fn evict(&self) -> Result<(), PoolsFull> {
+    /// Drains the least recently used pool that is idle, one that does not back off if there is any; whether there was one.
+    pub fn evict(&self) -> bool {
         let victim = {
             let entries = self.entries.borrow();
             let idle = entries.iter().filter(|(_, entry)| entry.pool.is_idle());
             idle.min_by_key(|(_, entry)| (entry.pool.is_backing_off(), entry.used)).map(|(key, _)| key.clone())
         };
-        let victim = victim.ok_or(PoolsFull { max_pools: self.max_pools })?;
-        if let Some(entry) = self.entries.borrow_mut().remove(&victim) {
-            entry.pool.drain();
-        }
-        Ok(())
+        let evicted = victim.and_then(|victim| self.entries.borrow_mut().remove(&victim));
+        let Some(entry) = evicted else { return false };
+        self.budget.give_back();
+        entry.pool.drain();
+        true
     }
 }
 
@@ -181,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_least_recently_used_pool_makes_room() {
-        let pools = Pools::new(2);
+        let pools = Pools::new(PoolBudget::new(2));
         let [a, b, c] = ["a", "b", "c"].map(|user| key(user, 1));
         let first = get(&pools, &a).unwrap();
         let second = get(&pools, &b).unwrap();
@@ -197,7 +226,7 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = silent.local_addr().unwrap().port();
         let test = async move {
-            let pools = Pools::new(1);
+            let pools = Pools::new(PoolBudget::new(1));
             let used = get(&pools, &key("a", port)).unwrap();
             let waiting = spawn_local({
                 let used = Rc::clone(&used);
@@ -220,7 +249,7 @@ mod tests {
     async fn a_failing_servers_pool_is_remembered_and_evicted_last() {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let test = async move {
-            let pools = Pools::new(2);
+            let pools = Pools::new(PoolBudget::new(2));
             let (failing, other) = (key("failing", closed), key("other", closed));
             assert!(get(&pools, &failing).unwrap().checkout(want()).await.is_err());
             get(&pools, &other).unwrap();
