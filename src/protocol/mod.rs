@@ -1,6 +1,7 @@
 //! PostgreSQL's wire protocol: bytes in, messages out, no I/O.
 
 mod frame;
+mod messages;
 mod options;
 mod pending;
 mod report;
@@ -9,6 +10,7 @@ mod startup;
 mod statement;
 
 pub use frame::{HEADER_BYTES, Header, LengthError, WHOLE_BYTES_MAX, check_frontend, cstring, header};
+pub use messages::{authentication_ok, backend_key_data, parameter_status, ready_for_query};
 pub use options::{OptionSetting, OptionsError, parse_options};
 pub use pending::{Owed, Pending};
 pub use report::{Report, Severity};

@@ -58,6 +58,13 @@ impl Pending {
         self.skipping
     }
 
+    /// Whether a ReadyForQuery will come if the client sends nothing more.
+    #[must_use]
+    pub fn awaits_ready(&self) -> bool {
+        let ends = |owed: &Owed| matches!(owed, Owed::Query | Owed::FunctionCall | Owed::Sync);
+        !self.copying_in && self.owed.iter().any(ends)
+    }
+
     /// Forgets everything: the messages were never sent.
     pub fn clear(&mut self) {
         *self = Self::default();
