@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::auth::Verifier;
 use crate::protocol::{Report, Severity, SqlState};
+use crate::registry::{self, Registry};
 use crate::tenant::{Login, Slug, Tenant, TenantName, TenantStatus};
 
 use super::config::{DefaultTenantPhase, IdentifyConfig};
@@ -26,6 +27,14 @@ pub trait Directory {
     /// # Errors
     /// When that cannot be known now.
     fn lookup(&self, name: &TenantName) -> impl Future<Output = Result<Option<Arc<Tenant>>, Self::Unavailable>> + Send;
+}
+
+impl Directory for Registry {
+    type Unavailable = registry::Unavailable;
+
+    async fn lookup(&self, name: &TenantName) -> Result<Option<Arc<Tenant>>, registry::Unavailable> {
+        Self::lookup(self, name).await
+    }
 }
 
 /// What a client asks for, the tenant's name taken out of it.
