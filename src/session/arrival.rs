@@ -1,0 +1,271 @@
+//! A client that has logged in: finding its pool and its server, and telling it that it may begin.
+
+use std::any::Any;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pgwire::error::PgWireResult;
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
+
+use super::control::{Control, Doing};
+use super::end::say;
+use super::error;
+use super::keys::{CancelKey, CancelKeys, Owner};
+use super::place::place;
+use super::relay::{Down, Link, Place, Relay, Up};
+use super::thread::{Parameters, Thread};
+use crate::backend::{Asserted, ConnectError, Credential, Pools, Servers, has_schema, simple};
+use crate::net::{Detached, Stream};
+use crate::pool::{self, Checkout, CheckoutError};
+use crate::protocol::{
+    Effects, Pending, Report, Severity, authentication_ok, backend_key_data, parameter_status, ready_for_query,
+};
+use crate::tenant::{Login, Placement, Tenant};
+
+/// How long one step on a server connection may take while a session begins.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client that has proved who it is, on its way to the thread of its placement.
+pub struct Arrival {
+    /// Its connection.
+    pub client: Detached,
+    /// What was learnt of it.
+    pub ticket: Ticket,
+    /// Given back when the session is over (its place among `max_clients`).
+    pub slot: Box<dyn Any + Send>,
+}
+
+/// What the login learnt of a client.
+pub struct Ticket {
+    /// The session's number.
+    pub id: u64,
+    /// Whose it is.
+    pub tenant: Arc<Tenant>,
+    /// Where it goes.
+    pub placement: Arc<Placement>,
+    /// As whom.
+    pub login: Login,
+    /// The settings it asked for, filtered.
+    pub settings: Vec<(String, String)>,
+    /// `replication`, where allowed.
+    pub replication: Option<String>,
+    /// What opens server connections for it.
+    pub credential: Credential,
+    /// The role that the credential opens.
+    pub server_user: String,
+    /// Whether it gets a long cancel key (protocol 3.2).
+    pub long_key: bool,
+    /// What it is told before it may begin.
+    pub notices: Vec<Report>,
+    /// When the login must be over.
+    pub deadline: Instant,
+}
+
+/// What a thread needs to begin sessions.
+pub struct Begin {
+    /// The thread.
+    pub thread: Rc<Thread>,
+    /// Its number.
+    pub thread_index: usize,
+    /// Its pools.
+    pub pools: Rc<Pools>,
+    /// The settings of pools.
+    pub pool: Rc<pool::Config>,
+    /// All cancel keys.
+    pub keys: CancelKeys,
+    /// Makes room for a pool on another thread, when there are as many as may be.
+    pub make_room: MakeRoom,
+}
+
+/// Asks elsewhere for an idle pool to be given up; whether one was.
+pub type MakeRoom = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = bool>>>>;
+
+/// Why a session could not begin.
+enum Refusal {
+    Report(Report),
+    /// The server's own last word, passed on as it is.
+    Raw(Bytes),
+}
+
+impl From<Report> for Refusal {
+    fn from(report: Report) -> Self {
+        Self::Report(report)
+    }
+}
+
+impl Arrival {
+    /// Runs the session from here to its end.
+    pub async fn run(self, begin: Rc<Begin>) {
+        let Self { client, ticket, slot } = self;
+        let control =
+            Control::new(ticket.id, Arc::clone(&ticket.tenant), Arc::clone(&ticket.placement), begin.thread.now());
+        let _entered = begin.thread.enter(&control);
+        let mut client = match client.attach() {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(%error, "client socket could not be moved to its thread");
+                return;
+            }
+        };
+        let begun = tokio::select! {
+            begun = tokio::time::timeout_at(ticket.deadline, Box::pin(ticket.begin(&begin, &mut client))) => begun,
+            last_word = control.killed() => Ok(Err(Refusal::Report(last_word))),
+        };
+        let (place, link, key) = match begun {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(Refusal::Report(report))) => {
+                tracing::info!(sqlstate = report.sqlstate.0, message = report.message, "session refused");
+                return say(&mut client, &report).await;
+            }
+            Ok(Err(Refusal::Raw(raw))) => {
+                tracing::info!("session refused by the server");
+                // A client that is gone cannot be told.
+                let _ = tokio::time::timeout(STEP_TIMEOUT, client.write_all(&raw)).await;
+                return;
+            }
+            Err(_) => {
+                tracing::info!("login time-out");
+                return say(&mut client, &error::login_timeout()).await;
+            }
+        };
+        let effects = ticket.standing_effects();
+        let mut relay = Relay {
+            client,
+            link,
+            up: Up::default(),
+            down: Down::default(),
+            pending: Pending::default(),
+            effects,
+            counted: Effects::NONE,
+            place,
+            control,
+            thread: Rc::clone(&begin.thread),
+            process_id: key.process_id,
+        };
+        relay.control.set_doing(Doing::Idle, relay.thread.now());
+        relay.transaction_boundary();
+        drop(begin);
+        // The ticket is not needed any more; slot and key are, until the end.
+        drop(ticket);
+        relay.run().await;
+        drop((slot, key));
+    }
+}
+
+impl Ticket {
+    /// Finds pool and server, and sends everything up to the first ReadyForQuery.
+    async fn begin(&self, begin: &Rc<Begin>, client: &mut Stream) -> Result<(Place, Option<Link>, CancelKey), Refusal> {
+        let place = place(self, begin).await?;
+        let owner = Owner { thread: begin.thread_index, session: self.id };
+        let known = if place.session_mode { None } else { begin.thread.parameters(place.pool_id, &place.want) };
+        let (parameters, notices, link) = match known {
+            Some(parameters) => (parameters, Vec::new(), None),
+            None => {
+                let mut server = self.first_server(&place).await?;
+                let parameters: Parameters = server.parameters.as_slice().into();
+                begin.thread.know_parameters(place.pool_id, &place.want, Rc::clone(&parameters));
+                let notices = std::mem::take(&mut server.notices);
+                (parameters, notices, Some(Link::new(server)))
+            }
+        };
+        let server_pid = link.as_ref().filter(|_| place.session_mode).map(|link| link.server.process_id);
+        let key = begin.keys.issue(server_pid, self.long_key, owner);
+        let welcome = self.welcome(&parameters, &notices, &key).map_err(|error| {
+            tracing::error!(%error, "the server's parameters cannot be passed on");
+            error::server_lost()
+        })?;
+        let sent = async {
+            client.write_all(&welcome).await?;
+            client.flush().await
+        };
+        sent.await.map_err(|_| error::client_lost())?;
+        Ok((place, link, key))
+    }
+
+    /// A server connection with this session's context, waited for; the placement's schema is known to exist.
+    async fn first_server(&self, place: &Place) -> Result<Checkout<Servers>, Refusal> {
+        let mut server = place.pool.checkout(place.want.clone()).await.map_err(|failure| self.no_server(failure))?;
+        server.last_session = self.id;
+        server.unnamed_owner = 0;
+        let unreachable = |error| {
+            tracing::warn!(%error, tenant = %self.tenant.slug, "server connection failed while a session began");
+            Refusal::Report(error::server_lost())
+        };
+        let statements = place.assertion.needed_statements(&server.asserted);
+        for statement in statements {
+            server.asserted = Asserted::Unknown;
+            let outcome = simple(&mut server.stream, &statement, STEP_TIMEOUT).await.map_err(unreachable)?;
+            server.note_parameters(outcome.parameters);
+            server.asserted = Asserted::Is(Rc::clone(&place.assertion.context));
+        }
+        server.affinity = place.want.affinity;
+        if place.shared
+            && let Some(schema) = &self.placement.schema
+            && !has_schema(&mut server.stream, schema, STEP_TIMEOUT).await.map_err(unreachable)?
+        {
+            let missing = ConnectError::MissingSchema(schema.clone()).report();
+            server.checkin();
+            return Err(missing.into());
+        }
+        Ok(server)
+    }
+
+    /// The server's own words where it has refused, but not what it thinks of the login: the client has proved itself, so
+    /// that is the operator's matter.
+    fn no_server(&self, failure: CheckoutError<ConnectError>) -> Refusal {
+        if let CheckoutError::Connect(error) = &failure
+            && let Some(raw) = error.raw()
+            && !error.sqlstate().starts_with("28")
+        {
+            return Refusal::Raw(raw.clone());
+        }
+        error::checkout(&failure, Severity::Fatal).into()
+    }
+
+    /// AuthenticationOk, the server's parameters, the cancel key, notices and ReadyForQuery, in one piece.
+    fn welcome(&self, parameters: &[(String, String)], notices: &[Bytes], key: &CancelKey) -> PgWireResult<BytesMut> {
+        let mut out = BytesMut::with_capacity(1024);
+        authentication_ok(&mut out)?;
+        for (name, value) in parameters {
+            parameter_status(&mut out, name, value)?;
+        }
+        backend_key_data(&mut out, key.process_id, &key.secret)?;
+        for notice in notices {
+            out.put_slice(notice);
+        }
+        for notice in &self.notices {
+            notice.encode(&mut out);
+        }
+        ready_for_query(&mut out)?;
+        Ok(out)
+    }
+
+    /// State that the settings themselves bring, for the whole session.
+    fn standing_effects(&self) -> Effects {
+        let mut effects = Effects::NONE;
+        if self.replication.is_some() {
+            effects.insert(Effects::REPLICATION);
+        }
+        let unreadable = self.settings.iter().any(|(name, value)| match name.as_str() {
+            "standard_conforming_strings" => {
+                !matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
+            }
+            // In these a quote or backslash may be the second byte of a character.
+            "client_encoding" => {
+                let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+                ["sjis", "big5", "gbk", "gb18030", "uhc", "johab", "shift"]
+                    .iter()
+                    .any(|unsafe_name| plain.to_ascii_lowercase().contains(unsafe_name))
+            }
+            _ => false,
+        });
+        if unreadable {
+            effects.insert(Effects::UNREADABLE);
+        }
+        effects
+    }
+}

@@ -1,0 +1,203 @@
+//! Taking a server connection for a session and giving it back.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::control::Doing;
+use super::error;
+use super::relay::{Discard, End, Link, Relay, Unnamed, UnnamedState};
+use crate::backend::{Asserted, Servers, cancel};
+use crate::pool::{Checkout, CheckoutError};
+use crate::protocol::{Effects, Report, Severity};
+
+/// What interrupts the wait for a server connection.
+enum Waited<T> {
+    Done(T),
+    Canceled,
+    Ended(Report),
+}
+
+impl Relay {
+    /// Takes a connection if one is free now.
+    pub(super) fn attach_at_once(&mut self) -> bool {
+        match self.place.pool.try_checkout(&self.place.want) {
+            Some(server) => {
+                self.attach(server);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Waits for a connection; when none can be had, answers what the client sent with the reason.
+    pub(super) async fn wait_for_server(&mut self) -> Result<(), End> {
+        self.up.window.park(&self.thread.buffers);
+        self.control.set_doing(Doing::Waiting, self.thread.now());
+        let waited = {
+            let mut checkout = pin!(self.place.pool.checkout(self.place.want.clone()));
+            std::future::poll_fn(|cx| {
+                self.control.listen(cx.waker());
+                if self.control.take_cancel() {
+                    return Poll::Ready(Waited::Canceled);
+                }
+                if let Some(last_word) = self.control.take_kill() {
+                    return Poll::Ready(Waited::Ended(last_word));
+                }
+                if self.control.is_draining() {
+                    return Poll::Ready(Waited::Ended(error::shutdown()));
+                }
+                checkout.as_mut().poll(cx).map(Waited::Done)
+            })
+            .await
+        };
+        match waited {
+            Waited::Done(Ok(server)) => {
+                self.attach(server);
+                Ok(())
+            }
+            Waited::Done(Err(CheckoutError::Draining)) => self.renew_pool().await,
+            Waited::Done(Err(failure)) => self.fail_batch(&error::checkout(&failure, Severity::Error)),
+            Waited::Canceled => self.fail_batch(&error::canceled()),
+            Waited::Ended(last_word) => Err(End::Refused(last_word)),
+        }
+    }
+
+    /// The pool was evicted or retired while this session was idle: the next look finds the one that took its place.
+    async fn renew_pool(&mut self) -> Result<(), End> {
+        let pool = self.place.finder.find().await.map_err(End::Refused)?;
+        if Rc::ptr_eq(&pool, &self.place.pool) {
+            return Err(End::Refused(error::shutdown()));
+        }
+        self.place.pool = pool;
+        Ok(())
+    }
+
+    /// Makes a connection this session's, its context asserted with the first bytes that go to it.
+    pub(super) fn attach(&mut self, mut server: Checkout<Servers>) {
+        let same_session = server.last_session == self.control.id;
+        if !same_session {
+            server.last_session = self.control.id;
+            server.unnamed_owner = 0;
+        }
+        let Unnamed { parsed_ahead, state, .. } = self.up.unnamed;
+        if self.up.unnamed.needed && server.unnamed_owner != self.control.id {
+            // Ours is gone, and whatever stands there now is not ours to run.
+            server.checkin();
+            if let Err(end) = self.fail_batch(&error::no_unnamed_statement()) {
+                self.down.ended = true;
+                tracing::debug!(?end, "session ends while its messages are thrown away");
+            }
+            return;
+        }
+        if parsed_ahead {
+            server.unnamed_owner = self.control.id;
+        } else if state == UnnamedState::Dead {
+            server.unnamed_owner = 0;
+        }
+        self.up.unnamed = Unnamed { state, ..Unnamed::default() };
+        let mut swallow = 0;
+        if let Some((bytes, count)) = self.place.assertion.needed(&server.asserted, same_session) {
+            server.asserted = Asserted::Unknown;
+            self.up.prefix = bytes;
+            swallow = count;
+        }
+        self.link = Some(Link { swallow, ..Link::new(server) });
+    }
+
+    /// Answers the client's messages up to the first that asks for ReadyForQuery with an error of ours; they reach no server.
+    pub(super) fn fail_batch(&mut self, report: &Report) -> Result<(), End> {
+        self.pending.clear();
+        self.effects = Effects::NONE;
+        self.up.scan = None;
+        self.up.rest = 0;
+        self.up.unnamed = Unnamed::default();
+        self.up.window.rescan();
+        self.up.discard = Discard::Batch;
+        report.encode(&mut self.down.own);
+        self.control.set_doing(Doing::Idle, self.thread.now());
+        self.scan_up()
+    }
+
+    /// After a ReadyForQuery that answered everything: give the connection back if nothing keeps it here.
+    pub(super) fn transaction_boundary(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        if link.swallow > 0 {
+            return;
+        }
+        let idle = link.status == b'I';
+        self.control.set_doing(if idle { Doing::Idle } else { Doing::IdleInTransaction }, self.thread.now());
+        if link.reassert && self.place.shared && link.status != b'E' && !self.up.window.has_ready() {
+            link.reassert = false;
+            if let Some((bytes, count)) = self.place.assertion.again() {
+                link.server.asserted = Asserted::Unknown;
+                link.swallow = count;
+                self.up.prefix = bytes;
+                return;
+            }
+        }
+        let mid_frame = self.up.rest > 0 || self.down.rest > 0 || self.down.window.has_held();
+        if !idle || self.place.session_mode || mid_frame {
+            return;
+        }
+        if self.effects.is_empty() {
+            self.release();
+        } else {
+            self.count_pin();
+        }
+    }
+
+    /// The connection stays with this client: why, once for each reason.
+    fn count_pin(&mut self) {
+        let mut new = self.effects;
+        new.remove(self.counted);
+        for reason in new.names() {
+            metrics::counter!(crate::metrics::PINS, "reason" => reason).increment(1);
+        }
+        self.counted.insert(new);
+    }
+
+    /// Gives the connection back, after the cancel requests on their way to it.
+    fn release(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        if link.cancels.none() {
+            return link.server.checkin();
+        }
+        // A late cancel would hit the next client's statement.
+        tokio::task::spawn_local(async move {
+            link.cancels.delivered().await;
+            link.server.checkin();
+        });
+    }
+
+    /// Sends a cancel request for the running statement, if one of this client's is running.
+    pub(super) fn cancel_statement(&mut self) {
+        let Some(link) = &self.link else {
+            // Waiting for a connection is interrupted there; outside a statement there is nothing to cancel.
+            if !self.up.window.has_ready() {
+                self.control.take_cancel();
+            }
+            return;
+        };
+        if link.swallow > 0 {
+            return;
+        }
+        self.control.take_cancel();
+        if self.pending.is_empty() {
+            return;
+        }
+        let in_flight = link.cancels.begin();
+        let target = link.server.cancel_target();
+        let (process_id, secret) = (link.server.process_id, link.server.secret.clone());
+        let request = self.thread.front().spawn(async move { cancel(&target, process_id, &secret).await });
+        tokio::task::spawn_local(async move {
+            match request.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, process_id, "cancel request failed"),
+                Err(error) => tracing::error!(%error, "cancel task failed"),
+            }
+            drop(in_flight);
+        });
+    }
+}

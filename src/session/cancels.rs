@@ -1,0 +1,43 @@
+//! Cancel requests on their way to a server connection: while there are any, it must not change hands.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+/// How many are on their way.
+#[derive(Default)]
+pub(super) struct Cancels {
+    count: Cell<u32>,
+    done: Notify,
+}
+
+impl Cancels {
+    /// One more, until the guard is dropped.
+    pub(super) fn begin(self: &Rc<Self>) -> InFlight {
+        self.count.set(self.count.get() + 1);
+        InFlight(Rc::clone(self))
+    }
+
+    /// Whether none is on its way.
+    pub(super) fn none(&self) -> bool {
+        self.count.get() == 0
+    }
+
+    /// Waits until all have been delivered.
+    pub(super) async fn delivered(&self) {
+        while !self.none() {
+            self.done.notified().await;
+        }
+    }
+}
+
+/// A cancel request on its way.
+pub(super) struct InFlight(Rc<Cancels>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.done.notify_one();
+    }
+}

@@ -1,0 +1,109 @@
+//! What makes a shared backend one tenant's: the settings asserted at a hand-over, as bytes ready to be sent.
+
+use std::rc::Rc;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::backend::{Asserted, Context};
+use crate::protocol::{HEADER_BYTES, header};
+use crate::tenant::{quote_ident, quote_literal};
+
+/// A context with the messages that assert it.
+pub(crate) struct Assertion {
+    pub(crate) context: Rc<Context>,
+    /// Sets every part of the context.
+    set: BytesMut,
+    /// Takes away whatever another tenant's session left. A message of its own in front of `set`: should one of the two be
+    /// cancelled by somebody's late signal, the other still keeps this client out of the other tenant's place.
+    neutral: BytesMut,
+    shared: bool,
+}
+
+impl Assertion {
+    /// Builds the messages. `shared`: the connection serves other tenants, too.
+    pub(crate) fn new(context: Context, shared: bool) -> Self {
+        let mut statements: Vec<String> = Vec::with_capacity(context.settings.len() + 1);
+        for (name, value) in &context.settings {
+            statements.push(format!("SET {} = {}", setting_name(name), setting_value(name, value)));
+        }
+        let mut neutral = String::from("RESET ALL");
+        if let Some(role) = &context.role {
+            statements.push(format!("SET ROLE {}", quote_ident(role)));
+        }
+        if shared {
+            neutral.push_str(";RESET ROLE");
+        }
+        let set = if statements.is_empty() { BytesMut::new() } else { query(&statements.join(";")) };
+        Self { context: Rc::new(context), set, neutral: query(&neutral), shared }
+    }
+
+    /// What has to be sent before this session's next message on a connection with this state, last used by another
+    /// session or not; and how many ReadyForQuery that brings.
+    pub(crate) fn needed(&self, asserted: &Asserted, same_session: bool) -> Option<(BytesMut, u32)> {
+        let both = || {
+            let mut bytes = self.neutral.clone();
+            bytes.extend_from_slice(&self.set);
+            Some((bytes, if self.set.is_empty() { 1 } else { 2 }))
+        };
+        match asserted {
+            Asserted::Unknown => both(),
+            Asserted::Fresh if self.set.is_empty() => None,
+            Asserted::Fresh => Some((self.set.clone(), 1)),
+            Asserted::Is(old) => {
+                let same = Rc::ptr_eq(old, &self.context) || **old == *self.context;
+                if same && (same_session || !self.shared) {
+                    return None;
+                }
+                // Another client of the same tenant: what a function may have left is set again. Another tenant, or other
+                // settings: first everything goes.
+                if same || self.covers(old) { Some((self.set.clone(), 1)) } else { both() }
+            }
+        }
+    }
+
+    /// The same as text, for a connection on which nothing else is under way.
+    pub(crate) fn needed_statements(&self, asserted: &Asserted) -> Vec<String> {
+        let Some((bytes, _)) = self.needed(asserted, false) else { return Vec::new() };
+        let mut rest = &bytes[..];
+        let mut statements = Vec::new();
+        while let Ok(Some(head)) = header(rest) {
+            let body = &rest[HEADER_BYTES..head.frame_bytes - 1];
+            statements.push(String::from_utf8_lossy(body).into_owned());
+            rest = &rest[head.frame_bytes..];
+        }
+        statements
+    }
+
+    /// Whether setting this context leaves nothing of an old one, which must be of the same tenant.
+    fn covers(&self, old: &Context) -> bool {
+        let names = |context: &Context| context.settings.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        !self.set.is_empty()
+            && old.tenant == self.context.tenant
+            && old.role == self.context.role
+            && names(old) == names(&self.context)
+    }
+
+    /// The messages that assert the context after the client itself reset everything.
+    pub(crate) fn again(&self) -> Option<(BytesMut, u32)> {
+        if self.set.is_empty() { None } else { Some((self.set.clone(), 1)) }
+    }
+}
+
+/// A parameter's name for SET: dotted names keep their parts.
+fn setting_name(name: &str) -> String {
+    name.split('.').map(quote_ident).collect::<Vec<_>>().join(".")
+}
+
+/// A parameter's value for SET. `search_path` is a list that is quoted already.
+fn setting_value(name: &str, value: &str) -> String {
+    if name == "search_path" { value.to_owned() } else { quote_literal(value) }
+}
+
+fn query(text: &str) -> BytesMut {
+    let mut out = BytesMut::with_capacity(text.len() + 6);
+    out.put_u8(b'Q');
+    out.put_u32(u32::try_from(text.len() + 5).unwrap_or(u32::MAX));
+    out.extend_from_slice(text.as_bytes());
+    out.put_u8(0);
+    out
+}

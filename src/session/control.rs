@@ -1,0 +1,169 @@
+//! What the rest of the thread may say to a session, and may know of it, while it runs.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use crate::protocol::Report;
+use crate::tenant::{Placement, Tenant};
+
+/// What a session is doing, for time-outs and for those who watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// Logging in.
+    Login,
+    /// Waiting for the client, outside a transaction.
+    Idle,
+    /// Waiting for the client, inside a transaction.
+    IdleInTransaction,
+    /// Waiting for a server connection.
+    Waiting,
+    /// Waiting for the server's answer.
+    Active,
+}
+
+/// The handle of a running session: set from anywhere in its thread, read by the session when it is woken.
+pub struct Control {
+    /// Its number, unique in the process.
+    pub id: u64,
+    /// Whose it is, as the registry had it at login.
+    pub tenant: Arc<Tenant>,
+    /// Where it goes.
+    pub placement: Arc<Placement>,
+    /// Its tenant is suspended and its grace is running out.
+    pub ending: Cell<bool>,
+    doing: Cell<Doing>,
+    since: Cell<Instant>,
+    stalled_since: Cell<Option<Instant>>,
+    /// The client sends nothing more; whether it still listens is not known.
+    half_closed: Cell<bool>,
+    probe: Cell<bool>,
+    cancel: Cell<bool>,
+    drain: Cell<bool>,
+    kill: RefCell<Option<Report>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Control {
+    /// A handle for a session that begins now.
+    #[must_use]
+    pub fn new(id: u64, tenant: Arc<Tenant>, placement: Arc<Placement>, now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            tenant,
+            placement,
+            ending: Cell::new(false),
+            doing: Cell::new(Doing::Login),
+            since: Cell::new(now),
+            stalled_since: Cell::new(None),
+            half_closed: Cell::new(false),
+            probe: Cell::new(false),
+            cancel: Cell::new(false),
+            drain: Cell::new(false),
+            kill: RefCell::new(None),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// Asks for its running statement to be cancelled.
+    pub fn cancel(&self) {
+        self.cancel.set(true);
+        self.wake();
+    }
+
+    /// Asks it to end as soon as it is in no transaction.
+    pub fn drain(&self) {
+        self.drain.set(true);
+        self.wake();
+    }
+
+    /// Ends it now, with this as its last word.
+    pub fn kill(&self, last_word: Report) {
+        self.kill.borrow_mut().get_or_insert(last_word);
+        self.wake();
+    }
+
+    /// What it is doing, and since when (to the tick of the thread's clock).
+    #[must_use]
+    pub fn doing(&self) -> (Doing, Instant) {
+        (self.doing.get(), self.since.get())
+    }
+
+    /// Since when the client has taken none of the bytes that wait for it.
+    #[must_use]
+    pub fn stalled_since(&self) -> Option<Instant> {
+        self.stalled_since.get()
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn set_doing(&self, doing: Doing, now: Instant) {
+        self.doing.set(doing);
+        self.since.set(now);
+    }
+
+    /// The client closed its side, and has answers to come.
+    pub(crate) fn set_half_closed(&self) {
+        self.half_closed.set(true);
+    }
+
+    /// Has a half-closed client looked at: one that is gone altogether shows it only when it is written to.
+    pub(crate) fn probe(&self) {
+        if self.half_closed.get() {
+            self.probe.set(true);
+            self.wake();
+        }
+    }
+
+    pub(crate) fn take_probe(&self) -> bool {
+        self.probe.take()
+    }
+
+    pub(crate) fn set_stalled(&self, since: Option<Instant>) {
+        self.stalled_since.set(since);
+    }
+
+    /// Registers the task that the setters above wake.
+    pub(crate) fn listen(&self, waker: &Waker) {
+        let mut kept = self.waker.borrow_mut();
+        match kept.as_ref() {
+            Some(old) if old.will_wake(waker) => {}
+            _ => *kept = Some(waker.clone()),
+        }
+    }
+
+    /// Waits for [`Control::kill`]; used while the session has no loop of its own yet.
+    pub(crate) async fn killed(&self) -> Report {
+        std::future::poll_fn(|cx| {
+            self.listen(cx.waker());
+            self.take_kill().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    pub(crate) fn take_cancel(&self) -> bool {
+        self.cancel.take()
+    }
+
+    pub(crate) fn wants_cancel(&self) -> bool {
+        self.cancel.get()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.get()
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.kill.borrow().is_some()
+    }
+
+    pub(crate) fn take_kill(&self) -> Option<Report> {
+        self.kill.borrow_mut().take()
+    }
+}

@@ -1,0 +1,129 @@
+//! The end of a session: its last word, and what becomes of its server connection.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+
+use super::error;
+use super::relay::{End, Link, Relay, Turn};
+use crate::backend::{Asserted, cancel, simple};
+use crate::protocol::{Effects, Report};
+
+/// How long a reset may take before the connection is closed instead.
+const RESET_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to accept its last word.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What DISCARD ALL does not undo, or what cannot be known to be undone.
+const UNRESTORABLE: [Effects; 5] =
+    [Effects::TEMPORARY, Effects::LOAD, Effects::CODE, Effects::REPLICATION, Effects::UNREADABLE];
+
+impl Relay {
+    /// Relays until the session ends, and puts everything in order.
+    pub(crate) async fn run(mut self) {
+        let end = loop {
+            match std::future::poll_fn(|cx| self.poll_turn(cx)).await {
+                Turn::End(end) => break end,
+                Turn::NeedServer => {
+                    if let Err(end) = self.wait_for_server().await {
+                        break end;
+                    }
+                }
+            }
+        };
+        let last_word = match &end {
+            End::Terminated => None,
+            End::ClientLost(error) => {
+                tracing::debug!(%error, "client lost");
+                None
+            }
+            End::ServerLost if self.down.fatal_seen => None,
+            End::ServerLost => Some(error::server_lost()),
+            End::Refused(report) => Some(report.clone()),
+            End::NotAsserted(raw) => {
+                tracing::error!(error = %String::from_utf8_lossy(raw), tenant = %self.control.tenant.slug, "context not asserted");
+                Some(error::not_asserted())
+            }
+        };
+        self.settle_server(&end);
+        if let Some(report) = last_word
+            && self.down.rest == 0
+            && self.flush_whole().await
+        {
+            say(&mut self.client, &report).await;
+        }
+        // A client that is gone cannot be told so.
+        let _ = tokio::time::timeout(LAST_WORD_TIMEOUT, self.client.shutdown()).await;
+    }
+
+    /// Sends what was on its way, so that a last word does not land inside another message.
+    async fn flush_whole(&mut self) -> bool {
+        let rest = self.down.window.ready();
+        rest.is_empty()
+            || matches!(tokio::time::timeout(LAST_WORD_TIMEOUT, self.client.write_all(rest)).await, Ok(Ok(())))
+    }
+
+    /// Restores the server connection for others, or closes it.
+    fn settle_server(&mut self, end: &End) {
+        let Some(link) = self.link.take() else { return };
+        if matches!(end, End::ServerLost | End::NotAsserted(_)) {
+            return;
+        }
+        let quiet =
+            link.clean && link.swallow == 0 && self.pending.is_empty() && self.up.rest == 0 && self.down.rest == 0;
+        if !quiet {
+            if !self.pending.is_empty() && link.swallow == 0 {
+                self.stop_statement(link);
+            }
+            return;
+        }
+        let restorable = !UNRESTORABLE.iter().any(|effect| self.effects.has(*effect));
+        if link.status == b'I' && restorable {
+            tokio::task::spawn_local(restore(link));
+        }
+    }
+
+    /// The client is gone and its statement still runs: cancel it, then close, which rolls back.
+    fn stop_statement(&self, link: Link) {
+        let target = link.server.cancel_target();
+        let front = self.thread.front().clone();
+        tokio::task::spawn_local(async move {
+            let (process_id, secret) = (link.server.process_id, link.server.secret.clone());
+            let request = front.spawn(async move { cancel(&target, process_id, &secret).await });
+            if let Ok(Err(error)) = request.await {
+                tracing::warn!(%error, process_id, "cancel request for a client that is gone failed");
+            }
+            drop(link);
+        });
+    }
+}
+
+/// Brings a connection back to how it was when it was opened, then gives it back; closes it if that fails.
+async fn restore(mut link: Link) {
+    link.cancels.delivered().await;
+    match simple(&mut link.server.stream, "DISCARD ALL", RESET_TIMEOUT).await {
+        Ok(outcome) if outcome.status == b'I' => {
+            link.server.note_parameters(outcome.parameters);
+            link.server.asserted = Asserted::Fresh;
+            link.server.affinity = 0;
+            link.server.unnamed_owner = 0;
+            link.server.checkin();
+        }
+        Ok(_) => tracing::warn!("server connection in a transaction after DISCARD ALL; closed"),
+        Err(error) => tracing::warn!(%error, "server connection could not be reset; closed"),
+    }
+}
+
+/// Sends a last word; a client that does not take it is gone anyway.
+pub(crate) async fn say(client: &mut crate::net::Stream, report: &Report) {
+    let mut bytes = BytesMut::new();
+    report.encode(&mut bytes);
+    let sent = tokio::time::timeout(LAST_WORD_TIMEOUT, async {
+        client.write_all(&bytes).await?;
+        client.flush().await
+    });
+    if !matches!(sent.await, Ok(Ok(()))) {
+        tracing::debug!("client took no last word");
+    }
+}

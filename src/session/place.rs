@@ -1,0 +1,156 @@
+//! From a ticket to a place: which pool, which settings at start-up, which context at every hand-over.
+
+use std::rc::Rc;
+
+use super::arrival::{Begin, Ticket};
+use super::context::Assertion;
+use super::relay::Place;
+use crate::backend::{Context, Credential, PoolKey, ServerAddress, ServerPool, Servers, Want, digest};
+use crate::pool::{self, Limits};
+use crate::protocol::Report;
+use crate::tenant::{Isolation, Placement, PoolMode, Pooling, quote_ident};
+
+/// The parameter that carries the tenant id.
+const TENANT_PARAMETER: &str = "pgtenant.tenant_id";
+/// Sees nothing but PostgreSQL's own: where a shared connection returns to when it is reset.
+const NEUTRAL_PATH: &str = "pg_catalog, pg_temp";
+
+/// Finds or makes the pool, and says how it is to be used.
+pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, Report> {
+    let placement = &ticket.placement;
+    let shared = placement.pooling == Pooling::Shared;
+    let mode =
+        if ticket.replication.is_some() { PoolMode::Session } else { placement.pool_mode.unwrap_or(begin.pool.mode) };
+    let session_mode = mode == PoolMode::Session;
+    let own = own_settings(ticket);
+    let (startup, context) = if shared {
+        (neutral_settings(placement), own_context(ticket, merged(own, &ticket.settings)))
+    } else {
+        per_tenant_settings(ticket, own, session_mode)
+    };
+    let class = digest(&startup);
+    let affinity = digest(&(ticket.tenant.id, &context.settings, &context.role));
+    let key = PoolKey {
+        tenant: (!shared).then_some(ticket.tenant.id),
+        module: placement.module.clone(),
+        address: ServerAddress::new(&placement.server),
+        database: placement.database.as_str().to_owned(),
+        user: ticket.server_user.clone(),
+    };
+    let pool_id = digest(&key);
+    let limits = limits(placement, &begin.pool);
+    let finder = PoolFinder { key, limits, credential: ticket.credential.clone(), begin: Rc::clone(begin) };
+    let pool = finder.find().await?;
+    pool.manager().set_credential(ticket.credential.clone());
+    let require_schema = if shared { None } else { placement.schema.clone() };
+    let want = Want { class, affinity, startup, require_schema };
+    let assertion = Assertion::new(context, shared);
+    Ok(Place { pool_id, pool, finder, want: Rc::new(want), assertion, session_mode, shared })
+}
+
+/// Finds a session's pool, at its beginning and when the pool it had was evicted.
+pub(crate) struct PoolFinder {
+    key: PoolKey,
+    limits: Limits,
+    credential: Credential,
+    begin: Rc<Begin>,
+}
+
+impl PoolFinder {
+    /// The pool, made if need be; an idle one of any thread is given up for it when there are as many as may be.
+    pub(super) async fn find(&self) -> Result<Rc<ServerPool>, Report> {
+        let begin = &self.begin;
+        let make = || {
+            let front = begin.thread.front().clone();
+            Servers::new(&self.key, self.credential.clone(), front, begin.pool.connect_timeout)
+        };
+        let full = match begin.pools.get_or_create(&self.key, self.limits.clone(), make) {
+            Ok(pool) => return Ok(pool),
+            Err(full) => full,
+        };
+        if !(begin.make_room)().await {
+            return Err(full.report());
+        }
+        begin.pools.get_or_create(&self.key, self.limits.clone(), make).map_err(|full| full.report())
+    }
+}
+
+fn limits(placement: &Placement, config: &pool::Config) -> Limits {
+    let mut limits = Limits::from(config);
+    if let Some(size) = placement.pool_size {
+        limits.size = size.max(1);
+    }
+    limits
+}
+
+/// What pgtenant itself sets for the tenant.
+fn own_settings(ticket: &Ticket) -> Vec<(String, String)> {
+    let placement = &ticket.placement;
+    let mut settings = Vec::new();
+    if let Some(path) = search_path(placement) {
+        settings.push(("search_path".to_owned(), path));
+    }
+    if placement.isolation == Isolation::Shared {
+        let id = ticket.tenant.id.to_string();
+        settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), id.clone())));
+        settings.push((TENANT_PARAMETER.to_owned(), id));
+    }
+    settings
+}
+
+/// The tenant's schema, the configured extras, and temporary objects last so that they never hide the tenant's.
+fn search_path(placement: &Placement) -> Option<String> {
+    let shared = placement.pooling == Pooling::Shared;
+    let own = match &placement.schema {
+        Some(schema) => quote_ident(schema),
+        None if shared || !placement.search_path_extra.is_empty() => quote_ident("public"),
+        None => return None,
+    };
+    let extras = placement.search_path_extra.iter().map(|schema| quote_ident(schema));
+    Some([own].into_iter().chain(extras).chain(["pg_temp".to_owned()]).collect::<Vec<_>>().join(", "))
+}
+
+/// Where a shared connection starts and returns to: nobody's.
+fn neutral_settings(placement: &Placement) -> Vec<(String, String)> {
+    let mut settings = vec![("search_path".to_owned(), NEUTRAL_PATH.to_owned())];
+    if placement.isolation == Isolation::Shared {
+        settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), String::new())));
+        settings.push((TENANT_PARAMETER.to_owned(), String::new()));
+    }
+    settings
+}
+
+/// A connection of the tenant's own starts with its settings, so that RESET returns to them. Only in transaction mode the
+/// application's name, which differs from client to client, follows the client instead.
+fn per_tenant_settings(
+    ticket: &Ticket,
+    own: Vec<(String, String)>,
+    session_mode: bool,
+) -> (Vec<(String, String)>, Context) {
+    let mut startup = merged(own, &ticket.settings);
+    startup.extend(ticket.replication.iter().map(|mode| ("replication".to_owned(), mode.clone())));
+    let mut carried = Vec::new();
+    if !session_mode {
+        let name = startup.iter().position(|(name, _)| name == "application_name");
+        let name = name.map_or_else(|| ("application_name".to_owned(), String::new()), |at| startup.remove(at));
+        carried.push(name);
+    }
+    (startup, Context { tenant: Some(ticket.tenant.id), settings: carried, role: None })
+}
+
+fn own_context(ticket: &Ticket, settings: Vec<(String, String)>) -> Context {
+    let role = if ticket.placement.set_role { ticket.placement.role.clone() } else { None };
+    Context { tenant: Some(ticket.tenant.id), settings, role }
+}
+
+/// pgtenant's settings, then the client's; the client's win where both name one (only a tenant's own connection lets them).
+fn merged(own: Vec<(String, String)>, client: &[(String, String)]) -> Vec<(String, String)> {
+    let mut all = own;
+    for (name, value) in client {
+        match all.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => value.clone_into(known),
+            None => all.push((name.clone(), value.clone())),
+        }
+    }
+    all
+}

@@ -1,0 +1,436 @@
+//! The steady state of a session: bytes from the client to its server and back, frame by frame but never message by message.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+
+use super::buffer::Window;
+use super::cancels::Cancels;
+use super::context::Assertion;
+use super::control::{Control, Doing};
+use super::place::PoolFinder;
+use super::thread::Thread;
+use crate::backend::{Servers, Want};
+use crate::net::Stream;
+use crate::pool::{Checkout, Pool};
+use crate::protocol::{Effects, Pending, Report, StatementScan, parameter_status};
+
+/// Most answers that may be owed before no more is read from the client.
+pub(super) const OWED_MAX: usize = 100_000;
+
+/// Where a session's server connections come from, and how they are used.
+pub(crate) struct Place {
+    pub(crate) pool: Rc<Pool<Servers>>,
+    /// Finds the pool again after this one was evicted.
+    pub(crate) finder: PoolFinder,
+    pub(crate) want: Rc<Want>,
+    /// The pool's number, never used twice in a thread.
+    pub(crate) pool_id: u64,
+    pub(crate) assertion: Assertion,
+    /// The connection stays from login to logout.
+    pub(crate) session_mode: bool,
+    /// The connection serves other tenants, too.
+    pub(crate) shared: bool,
+}
+
+/// A server connection in use.
+pub(super) struct Link {
+    pub(super) server: Checkout<Servers>,
+    /// The transaction status of the last ReadyForQuery.
+    pub(super) status: u8,
+    /// Nothing was sent since a ReadyForQuery that answered everything.
+    pub(super) clean: bool,
+    /// ReadyForQuery messages still to come for what the session itself asked; nothing is shown to the client until then.
+    pub(super) swallow: u32,
+    /// The client reset everything: the context must be asserted before anything else is sent.
+    pub(super) reassert: bool,
+    /// Cancel requests on their way to this connection.
+    pub(super) cancels: Rc<Cancels>,
+}
+
+impl Link {
+    /// A connection with the session's context, nothing under way.
+    pub(super) fn new(server: Checkout<Servers>) -> Self {
+        Self { server, status: b'I', clean: true, swallow: 0, reassert: false, cancels: Rc::default() }
+    }
+}
+
+/// The way from the client to the server.
+#[derive(Default)]
+pub(super) struct Up {
+    pub(super) window: Window,
+    /// Bytes of the current frame that are still to come.
+    pub(super) rest: usize,
+    /// The scan of a statement text that did not come in one piece.
+    pub(super) scan: Option<Box<LongText>>,
+    /// What the client's messages are thrown away up to.
+    pub(super) discard: Discard,
+    /// Nothing more will come from the client.
+    pub(super) ended: bool,
+    /// Bytes of our own that go to the server first.
+    pub(super) prefix: BytesMut,
+    pub(super) unnamed: Unnamed,
+}
+
+/// The text of a long Query or Parse on its way.
+pub(super) struct LongText {
+    pub(super) scan: StatementScan,
+    /// In Parse, the statement's name comes first and the text ends with a NUL.
+    pub(super) parse: Option<LongParse>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LongParse {
+    Name,
+    Text,
+    Types,
+}
+
+/// The unnamed prepared statement, as far as the messages since the last Sync go.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UnnamedState {
+    #[default]
+    Untouched,
+    Parsed,
+    Bound,
+    /// A simple query ended it.
+    Dead,
+}
+
+/// What is known of the unnamed prepared statement, which another client may have replaced on the server meanwhile.
+#[derive(Default, Clone, Copy)]
+pub(super) struct Unnamed {
+    pub(super) state: UnnamedState,
+    /// It was parsed in messages that wait for a server connection.
+    pub(super) parsed_ahead: bool,
+    /// Messages that wait for a server connection use the one of an earlier time.
+    pub(super) needed: bool,
+}
+
+/// Messages of the client that can get no answer from a server.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Discard {
+    #[default]
+    Nothing,
+    /// The first message decides: a Query or FunctionCall goes alone, anything else up to its Sync.
+    Batch,
+    UntilSync,
+}
+
+/// The way from the server to the client.
+#[derive(Default)]
+pub(super) struct Down {
+    pub(super) window: Window,
+    pub(super) rest: usize,
+    /// Messages of our own for the client, sent when no frame of the server's is under way.
+    pub(super) own: BytesMut,
+    /// The server closed the connection, or broke the protocol.
+    pub(super) ended: bool,
+    /// Its last word was a FATAL error.
+    pub(super) fatal_seen: bool,
+    /// Writing to the server failed: its last word, if it has one, is still to be read.
+    pub(super) breaking: bool,
+}
+
+impl Down {
+    /// Whether something waits for the client.
+    fn has_unsent(&self) -> bool {
+        self.window.has_ready() || !self.own.is_empty()
+    }
+}
+
+/// Why the relay stops.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client said so, or closed its side, and has its answers.
+    Terminated,
+    /// The client cannot be written to or read from.
+    ClientLost(io::Error),
+    /// The server connection is gone; its last word, if any, was passed on.
+    ServerLost,
+    /// The session ends with this as its last word.
+    Refused(Report),
+    /// The context could not be asserted; what the client sent is not to be answered.
+    NotAsserted(Bytes),
+}
+
+/// What the relay needs from outside its loop.
+pub(super) enum Turn {
+    /// No server connection was free at once.
+    NeedServer,
+    End(End),
+}
+
+/// A session after its login.
+pub(crate) struct Relay {
+    pub(super) client: Stream,
+    pub(super) link: Option<Link>,
+    pub(super) up: Up,
+    pub(super) down: Down,
+    pub(super) pending: Pending,
+    /// State that the client left on its server connection.
+    pub(super) effects: Effects,
+    /// Those effects that were counted as reasons for a pin.
+    pub(super) counted: Effects,
+    pub(super) place: Place,
+    pub(super) control: Rc<Control>,
+    pub(super) thread: Rc<Thread>,
+    /// The process id that the client knows.
+    pub(super) process_id: i32,
+}
+
+impl Relay {
+    /// One turn of the loop: everything that can be done without waiting.
+    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        self.control.listen(cx.waker());
+        loop {
+            if let Some(end) = self.poll_signals() {
+                return Poll::Ready(Turn::End(end));
+            }
+            let down = self.pump_down(cx);
+            let up = match down {
+                Ok(_) => self.pump_up(cx),
+                Err(end) => return Poll::Ready(Turn::End(end)),
+            };
+            match up {
+                Ok(Pumped::Stuck) if down.is_ok_and(|pumped| pumped == Pumped::Stuck) => {}
+                Ok(Pumped::NeedServer) if self.down.has_unsent() => {}
+                Ok(Pumped::NeedServer) => return Poll::Ready(Turn::NeedServer),
+                Ok(_) => continue,
+                Err(end) => return Poll::Ready(Turn::End(end)),
+            }
+            if let Some(end) = self.finished() {
+                return Poll::Ready(Turn::End(end));
+            }
+            return Poll::Pending;
+        }
+    }
+
+    /// What the rest of the thread asked for.
+    fn poll_signals(&mut self) -> Option<End> {
+        if self.control.wants_cancel() {
+            self.cancel_statement();
+        }
+        if self.control.take_probe() {
+            self.probe_client();
+        }
+        if self.control.is_killed() {
+            return self.control.take_kill().map(End::Refused);
+        }
+        if self.control.is_draining() && self.is_between_transactions() {
+            return Some(End::Refused(super::error::shutdown()));
+        }
+        None
+    }
+
+    /// A client that closed its side may wait for its answers or be gone, which only a write tells. One of the server's
+    /// parameters, which may be reported at any time, does no harm to one that waits.
+    fn probe_client(&mut self) {
+        let Some(link) = &self.link else { return };
+        if !self.down.has_unsent()
+            && self.down.rest == 0
+            && let Some((name, value)) = link.server.parameters.first()
+            && let Err(error) = parameter_status(&mut self.down.own, name, value)
+        {
+            tracing::debug!(%error, "no parameter to probe the client with");
+        }
+    }
+
+    /// Nothing of the client's is under way anywhere.
+    fn is_between_transactions(&self) -> bool {
+        let server_free = self.link.as_ref().is_none_or(|link| link.clean && link.status == b'I' && link.swallow == 0);
+        server_free
+            && self.pending.is_empty()
+            && self.up.rest == 0
+            && !self.up.window.has_ready()
+            && !self.down.window.has_ready()
+    }
+
+    /// The client's side has ended and nothing is owed to it any more.
+    fn finished(&mut self) -> Option<End> {
+        if self.down.has_unsent() {
+            return None;
+        }
+        if self.down.ended {
+            return Some(End::ServerLost);
+        }
+        let unsent = self.up.window.has_ready() || !self.up.prefix.is_empty();
+        let answered = !self.down.breaking && !self.pending.awaits_ready();
+        (self.up.ended && !unsent && answered).then_some(End::Terminated)
+    }
+
+    /// Server to client.
+    fn pump_down(&mut self, cx: &mut Context<'_>) -> Result<Pumped, End> {
+        let mut pumped = Pumped::Stuck;
+        loop {
+            match self.flush_down(cx) {
+                Poll::Ready(Ok(wrote)) => pumped = if wrote { Pumped::Moved } else { pumped },
+                Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
+                Poll::Pending => return Ok(pumped),
+            }
+            if self.down.ended {
+                return Ok(pumped);
+            }
+            if self.down.window.has_held() {
+                self.read_down()?;
+                if self.down.window.has_ready() {
+                    continue;
+                }
+            }
+            let Some(link) = &mut self.link else {
+                return Ok(pumped);
+            };
+            let space = self.down.window.space(&self.thread.buffers);
+            match link.server.stream.poll_read(cx, space) {
+                Poll::Pending => {
+                    self.down.window.release(&self.thread.buffers);
+                    return Ok(pumped);
+                }
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.down.window.drop_unscanned();
+                    self.down.window.release(&self.thread.buffers);
+                    self.down.ended = true;
+                    return Ok(Pumped::Moved);
+                }
+                Poll::Ready(Ok(count)) => {
+                    pumped = Pumped::Moved;
+                    self.down.window.filled(count);
+                    self.read_down()?;
+                }
+            }
+        }
+    }
+
+    /// Scans what came from the server, and gives the server back if that was all.
+    fn read_down(&mut self) -> Result<(), End> {
+        self.scan_down()?;
+        if self.link.as_ref().is_some_and(|link| link.clean) {
+            self.transaction_boundary();
+        }
+        Ok(())
+    }
+
+    /// Writes what waits for the client; whether anything went.
+    fn flush_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut wrote = false;
+        while self.down.window.has_ready() {
+            match self.client.poll_write(cx, self.down.window.ready()) {
+                Poll::Ready(Ok(count)) => {
+                    self.down.window.wrote(count);
+                    wrote = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if self.control.stalled_since().is_none() || wrote {
+                        self.control.set_stalled(Some(self.thread.now()));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        if !self.down.own.is_empty() && self.down.rest == 0 {
+            let count = ready!(self.client.poll_write(cx, &self.down.own))?;
+            let _ = self.down.own.split_to(count);
+            return Poll::Ready(Ok(true));
+        }
+        if self.client.tls().is_some() {
+            ready!(self.client.poll_flush(cx))?;
+        }
+        if wrote {
+            self.control.set_stalled(None);
+            self.down.window.release(&self.thread.buffers);
+        }
+        Poll::Ready(Ok(wrote))
+    }
+
+    /// Client to server.
+    fn pump_up(&mut self, cx: &mut Context<'_>) -> Result<Pumped, End> {
+        let mut pumped = Pumped::Stuck;
+        loop {
+            if self.up.window.has_ready() || !self.up.prefix.is_empty() {
+                if self.link.is_none() && !self.attach_at_once() {
+                    return Ok(Pumped::NeedServer);
+                }
+                match self.flush_up(cx) {
+                    Poll::Ready(Ok(())) => pumped = Pumped::Moved,
+                    Poll::Ready(Err(_)) => {
+                        // The reason may still be on its way: the server's last word comes by reading.
+                        self.up.window.rescan();
+                        self.up.window.drop_unscanned();
+                        self.up.prefix.clear();
+                        self.up.ended = true;
+                        self.down.breaking = true;
+                        pumped = Pumped::Moved;
+                    }
+                    Poll::Pending => return Ok(pumped),
+                }
+                continue;
+            }
+            if let Some(link) = &mut self.link
+                && link.server.stream.tls().is_some()
+                && link.server.stream.poll_flush(cx).is_pending()
+            {
+                return Ok(pumped);
+            }
+            if self.up.ended || self.down.ended || self.pending.len() > OWED_MAX {
+                return Ok(pumped);
+            }
+            let space = self.up.window.space(&self.thread.buffers);
+            match self.client.poll_read(cx, space) {
+                Poll::Pending => {
+                    self.up.window.release(&self.thread.buffers);
+                    return Ok(pumped);
+                }
+                Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
+                Poll::Ready(Ok(0)) => {
+                    if self.up.rest > 0 || self.up.window.has_held() {
+                        return Err(End::ClientLost(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    self.up.window.release(&self.thread.buffers);
+                    self.up.ended = true;
+                    self.control.set_half_closed();
+                    return Ok(Pumped::Moved);
+                }
+                Poll::Ready(Ok(count)) => {
+                    pumped = Pumped::Moved;
+                    self.up.window.filled(count);
+                    self.scan_up()?;
+                }
+            }
+        }
+    }
+
+    /// Writes what waits for the server, our own bytes first and with the client's in one write.
+    fn flush_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(link) = &mut self.link else {
+            return Poll::Ready(Ok(()));
+        };
+        if link.clean {
+            link.clean = false;
+            self.control.set_doing(Doing::Active, self.thread.now());
+        }
+        if !self.up.prefix.is_empty() {
+            if self.up.window.prepend(&self.up.prefix, &self.thread.buffers) {
+                self.up.prefix.clear();
+            } else {
+                let count = ready!(link.server.stream.poll_write(cx, &self.up.prefix))?;
+                let _ = self.up.prefix.split_to(count);
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let count = ready!(link.server.stream.poll_write(cx, self.up.window.ready()))?;
+        self.up.window.wrote(count);
+        self.up.window.release(&self.thread.buffers);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What a pump did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pumped {
+    Stuck,
+    Moved,
+    NeedServer,
+}

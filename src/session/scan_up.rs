@@ -1,0 +1,234 @@
+//! Reading what the client sends: which answers it will bring, and which state it may leave on the server.
+
+use super::error;
+use super::relay::{Discard, End, LongParse, LongText, Relay, Unnamed, UnnamedState};
+use crate::protocol::{
+    Effects, HEADER_BYTES, Header, Owed, StatementScan, WHOLE_BYTES_MAX, check_frontend, cstring, effects_of, header,
+    ready_for_query,
+};
+
+impl Relay {
+    /// Scans what was read from the client, and lets go on what may.
+    pub(super) fn scan_up(&mut self) -> Result<(), End> {
+        loop {
+            let unscanned = self.up.window.unscanned();
+            if unscanned.is_empty() {
+                return Ok(());
+            }
+            if self.up.rest > 0 {
+                let count = self.up.rest.min(unscanned.len());
+                if let Some(long) = &mut self.up.scan {
+                    long.feed(&unscanned[..count]);
+                }
+                self.passed_up(count);
+                self.up.rest -= count;
+                if self.up.rest == 0 {
+                    self.end_long_frame();
+                }
+                continue;
+            }
+            let Some(head) = header(unscanned).map_err(|error| End::Refused(error::length(error)))? else {
+                return Ok(());
+            };
+            check_frontend(head).map_err(|error| End::Refused(error::length(error)))?;
+            let there = unscanned.len().min(head.frame_bytes);
+            let whole = there == head.frame_bytes;
+            if !whole && head.frame_bytes <= WHOLE_BYTES_MAX && head.kind != b'd' {
+                return Ok(());
+            }
+            if head.kind == b'X' {
+                self.up.window.drop_unscanned();
+                self.up.ended = true;
+                self.control.set_half_closed();
+                return Ok(());
+            }
+            if self.up.discard == Discard::Nothing {
+                self.client_message(head, there)?;
+                self.up.window.pass(there);
+            } else {
+                self.discarded_message(head, there, whole);
+            }
+            self.up.rest = head.frame_bytes - there;
+        }
+    }
+
+    /// Scanned bytes go on, or are thrown away.
+    fn passed_up(&mut self, count: usize) {
+        if self.up.discard == Discard::Nothing {
+            self.up.window.pass(count);
+        } else {
+            self.up.window.skip(count);
+        }
+    }
+
+    /// A message, or the first part of a long one, that goes to the server.
+    fn client_message(&mut self, head: Header, there: usize) -> Result<(), End> {
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
+        let whole = there == head.frame_bytes;
+        match head.kind {
+            b'Q' => {
+                if whole {
+                    self.effects.insert(effects_of(body.strip_suffix(&[0]).unwrap_or(body)));
+                } else {
+                    self.up.scan = Some(LongText::query(body));
+                }
+                self.pending.sent(Owed::Query);
+                self.unnamed_dies();
+            }
+            b'P' => {
+                let unnamed = body.first() == Some(&0);
+                if whole {
+                    let text = cstring(body).map_or(body, |(_, rest)| cstring(rest).map_or(rest, |(text, _)| text));
+                    self.effects.insert(effects_of(text));
+                } else {
+                    self.up.scan = Some(LongText::parse(body));
+                }
+                self.pending.sent(Owed::Parse);
+                self.parsed(unnamed);
+            }
+            b'B' => {
+                let unnamed = cstring(body).is_some_and(|(_, rest)| rest.first() == Some(&0));
+                self.pending.sent(Owed::Bind);
+                if unnamed {
+                    self.uses_unnamed(UnnamedState::Bound)?;
+                }
+            }
+            b'D' => {
+                let unnamed = body.starts_with(b"S\0");
+                self.pending.sent(Owed::Describe);
+                if unnamed {
+                    self.uses_unnamed(UnnamedState::Parsed)?;
+                }
+            }
+            b'E' => self.pending.sent(Owed::Execute),
+            b'C' => self.pending.sent(Owed::Close),
+            b'S' => {
+                self.pending.sent(Owed::Sync);
+                self.batch_ends();
+            }
+            b'F' => {
+                // Which function it is cannot be seen, nor what it leaves.
+                self.effects.insert(Effects::CODE);
+                self.pending.sent(Owed::FunctionCall);
+            }
+            b'c' | b'f' => self.pending.sent(Owed::CopyEnd),
+            b'd' | b'H' => {}
+            kind => return Err(End::Refused(error::message_type(kind))),
+        }
+        Ok(())
+    }
+
+    /// A message that can get no server: it is thrown away, and its Sync answered.
+    fn discarded_message(&mut self, head: Header, there: usize, whole: bool) {
+        self.up.window.skip(there);
+        let ends = match self.up.discard {
+            Discard::Batch => matches!(head.kind, b'Q' | b'F' | b'S'),
+            Discard::UntilSync | Discard::Nothing => head.kind == b'S',
+        };
+        if !ends {
+            self.up.discard = Discard::UntilSync;
+        } else if whole {
+            self.discarded_batch_ends();
+        } else {
+            self.up.discard = Discard::Batch;
+        }
+    }
+
+    fn discarded_batch_ends(&mut self) {
+        self.up.discard = Discard::Nothing;
+        if let Err(error) = ready_for_query(&mut self.down.own) {
+            tracing::error!(%error, "ReadyForQuery cannot be encoded");
+        }
+    }
+
+    /// The last byte of a frame that came in pieces has been seen.
+    fn end_long_frame(&mut self) {
+        if let Some(long) = self.up.scan.take() {
+            self.effects.insert(long.scan.finish());
+        }
+        if self.up.discard == Discard::Batch {
+            self.discarded_batch_ends();
+        }
+    }
+
+    fn parsed(&mut self, unnamed: bool) {
+        if !unnamed {
+            self.effects.insert(Effects::PREPARED_STATEMENT);
+            return;
+        }
+        self.up.unnamed.state = UnnamedState::Parsed;
+        match &mut self.link {
+            Some(link) => link.server.unnamed_owner = self.control.id,
+            None => self.up.unnamed.parsed_ahead = true,
+        }
+    }
+
+    /// Bind or Describe of the unnamed statement, which must be this session's own.
+    fn uses_unnamed(&mut self, state: UnnamedState) -> Result<(), End> {
+        let unnamed = &mut self.up.unnamed;
+        match (unnamed.state, &self.link) {
+            (UnnamedState::Untouched, Some(link)) if link.server.unnamed_owner != self.control.id => {
+                return Err(End::Refused(error::no_unnamed_statement()));
+            }
+            (UnnamedState::Untouched, None) => unnamed.needed |= !unnamed.parsed_ahead,
+            (UnnamedState::Parsed, _) => unnamed.state = state,
+            (UnnamedState::Untouched | UnnamedState::Bound | UnnamedState::Dead, _) => {}
+        }
+        Ok(())
+    }
+
+    fn unnamed_dies(&mut self) {
+        self.up.unnamed = Unnamed { state: UnnamedState::Dead, parsed_ahead: false, needed: self.up.unnamed.needed };
+        self.effects.remove(Effects::UNNAMED_STATEMENT);
+        if let Some(link) = &mut self.link {
+            link.server.unnamed_owner = 0;
+        }
+    }
+
+    /// Sync: an unnamed statement that was parsed but not used yet will be used in a later batch.
+    fn batch_ends(&mut self) {
+        match self.up.unnamed.state {
+            UnnamedState::Parsed => self.effects.insert(Effects::UNNAMED_STATEMENT),
+            UnnamedState::Bound => self.effects.remove(Effects::UNNAMED_STATEMENT),
+            UnnamedState::Untouched | UnnamedState::Dead => {}
+        }
+        self.up.unnamed.state = UnnamedState::Untouched;
+    }
+}
+
+impl LongText {
+    fn query(first: &[u8]) -> Box<Self> {
+        let mut scan = StatementScan::new();
+        scan.feed(first);
+        Box::new(Self { scan, parse: None })
+    }
+
+    fn parse(first: &[u8]) -> Box<Self> {
+        let mut long = Box::new(Self { scan: StatementScan::new(), parse: Some(LongParse::Name) });
+        long.feed(first);
+        long
+    }
+
+    fn feed(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            match self.parse {
+                None => return self.scan.feed(piece),
+                Some(LongParse::Types) => return,
+                Some(LongParse::Name) => match cstring(piece) {
+                    None => return,
+                    Some((_, rest)) => {
+                        self.parse = Some(LongParse::Text);
+                        piece = rest;
+                    }
+                },
+                Some(LongParse::Text) => match cstring(piece) {
+                    None => return self.scan.feed(piece),
+                    Some((text, _)) => {
+                        self.scan.feed(text);
+                        self.parse = Some(LongParse::Types);
+                    }
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What all sessions of one relay thread share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use super::buffer::Buffers;
+use super::control::{Control, Doing};
+use crate::backend::Want;
+use crate::protocol::{Report, SqlState};
+
+/// What a server reported when a connection began.
+pub(crate) type Parameters = Rc<[(String, String)]>;
+
+/// How long a server's parameters are told to new clients without asking it again.
+const PARAMETERS_TTL: Duration = Duration::from_secs(60);
+/// Most sets of parameters remembered.
+const PARAMETERS_MAX: usize = 1024;
+
+/// The thread's buffers, clock and sessions.
+pub struct Thread {
+    pub(crate) buffers: Buffers,
+    now: Cell<Instant>,
+    front: Handle,
+    sessions: RefCell<HashMap<u64, Rc<Control>>>,
+    timeouts: RefCell<super::Config>,
+    parameters: RefCell<HashMap<Known, (Instant, Parameters)>>,
+}
+
+/// A pool, and the settings of a session in it.
+#[derive(PartialEq, Eq, Hash)]
+struct Known {
+    pool: u64,
+    class: u64,
+    affinity: u64,
+}
+
+impl Thread {
+    /// An empty thread; `front` is the runtime that does what must not run on a relay loop.
+    #[must_use]
+    pub fn new(front: Handle, timeouts: super::Config) -> Rc<Self> {
+        Rc::new(Self {
+            buffers: Buffers::default(),
+            now: Cell::new(Instant::now()),
+            front,
+            sessions: RefCell::new(HashMap::new()),
+            timeouts: RefCell::new(timeouts),
+            parameters: RefCell::default(),
+        })
+    }
+
+    /// The coarse time: that of the last tick.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// The runtime for connecting, TLS, DNS.
+    #[must_use]
+    pub fn front(&self) -> &Handle {
+        &self.front
+    }
+
+    /// Enters a session; it leaves when the guard is dropped.
+    #[must_use]
+    pub fn enter(self: &Rc<Self>, control: &Rc<Control>) -> Entered {
+        self.sessions.borrow_mut().insert(control.id, Rc::clone(control));
+        Entered { thread: Rc::clone(self), id: control.id }
+    }
+
+    /// The session with this number.
+    #[must_use]
+    pub fn session(&self, id: u64) -> Option<Rc<Control>> {
+        self.sessions.borrow().get(&id).cloned()
+    }
+
+    /// All sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Rc<Control>> {
+        self.sessions.borrow().values().cloned().collect()
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.borrow().len()
+    }
+
+    /// What a server reported to a session like this one, not long ago.
+    pub(crate) fn parameters(&self, pool: u64, want: &Want) -> Option<Parameters> {
+        let known = self.parameters.borrow();
+        let (since, parameters) = known.get(&Known { pool, class: want.class, affinity: want.affinity })?;
+        (self.now().saturating_duration_since(*since) < PARAMETERS_TTL).then(|| Rc::clone(parameters))
+    }
+
+    /// Remembers what a server reported.
+    pub(crate) fn know_parameters(&self, pool: u64, want: &Want, parameters: Parameters) {
+        let mut known = self.parameters.borrow_mut();
+        if known.len() >= PARAMETERS_MAX {
+            known.clear();
+        }
+        let key = Known { pool, class: want.class, affinity: want.affinity };
+        known.insert(key, (self.now(), parameters));
+    }
+
+    /// New time-outs, for running sessions too.
+    pub fn set_timeouts(&self, timeouts: super::Config) {
+        *self.timeouts.borrow_mut() = timeouts;
+    }
+
+    /// Looks after half-closed clients. Called about once a second.
+    pub fn probe(&self) {
+        self.sessions.borrow().values().for_each(|control| control.probe());
+    }
+
+    /// Moves the clock and ends what took too long. Called some times a second.
+    pub fn tick(&self, now: Instant) {
+        self.now.set(now);
+        let timeouts = self.timeouts.borrow();
+        let over = |since: Instant, limit: std::time::Duration| {
+            !limit.is_zero() && now.saturating_duration_since(since) > limit
+        };
+        for control in self.sessions.borrow().values() {
+            if control.stalled_since().is_some_and(|since| over(since, timeouts.client_write)) {
+                control.kill(Report::fatal(SqlState::CONNECTION_FAILURE, "client takes no data"));
+                continue;
+            }
+            let (doing, since) = control.doing();
+            match doing {
+                Doing::IdleInTransaction if over(since, timeouts.idle_in_transaction) => control.kill(Report::fatal(
+                    SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
+                    "terminating connection due to idle-in-transaction timeout",
+                )),
+                Doing::Idle if over(since, timeouts.client_idle) => control.kill(Report::fatal(
+                    SqlState::IDLE_SESSION_TIMEOUT,
+                    "terminating connection due to idle-session timeout",
+                )),
+                Doing::Active if over(since, timeouts.statement) => {
+                    // Again only after another whole time-out: a statement may take a while to notice.
+                    control.set_doing(doing, now);
+                    control.cancel();
+                }
+                Doing::Login | Doing::Idle | Doing::IdleInTransaction | Doing::Waiting | Doing::Active => {}
+            }
+        }
+    }
+}
+
+/// A session's place in its thread's list.
+pub struct Entered {
+    thread: Rc<Thread>,
+    id: u64,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.thread.sessions.borrow_mut().remove(&self.id);
+    }
+}
