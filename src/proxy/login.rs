@@ -1,0 +1,185 @@
+//! From accept to the thread of the placement: startup packet, tenant, proof. Runs on the front runtime.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::worker::Command;
+use crate::auth::{Keys, Part, SecretRef};
+use crate::backend::Credential;
+use crate::frontend::{
+    self, Claim, DefaultTenantPhase, Identified, Opened, Opening, admit, authenticate, default_tenant_notice,
+    filter_settings, identify, open, turn_away,
+};
+use crate::net::Stream;
+use crate::protocol::{Protocol, Report, SqlState};
+use crate::session::{Arrival, Ticket, say};
+use crate::tenant::{Placement, Pooling};
+
+/// Takes one client as far as its thread, within the login time-out.
+pub(super) async fn login(shared: Arc<Shared>, stream: Stream, slot: OwnedSemaphorePermit) {
+    let live = shared.live.load_full();
+    let deadline = Instant::now() + live.timeouts.login;
+    let peer = stream.peer().to_string();
+    let done = tokio::time::timeout_at(deadline, Box::pin(to_thread(&shared, stream, slot, deadline, &peer)));
+    if done.await.is_err() {
+        tracing::info!(peer, "login time-out");
+        metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => "timeout").increment(1);
+    }
+}
+
+/// Tells a client over `max_clients` so, in its own protocol.
+pub(super) async fn refuse_surplus(shared: Arc<Shared>, stream: Stream) {
+    let live = shared.live.load_full();
+    let deadline = Instant::now() + live.timeouts.login.min(super::SURPLUS_TIMEOUT);
+    let told = tokio::time::timeout_at(deadline, async {
+        match open(stream, live.tls.as_deref(), live.listen.tls).await {
+            Ok(Opening::Session(mut opened)) => {
+                let limit = live.listen.max_clients;
+                let report = Report::fatal(
+                    SqlState::TOO_MANY_CONNECTIONS,
+                    format!("(PT-LIMIT) {limit} clients are connected already (max_clients = {limit})"),
+                );
+                say(&mut opened.stream, &report).await;
+            }
+            Ok(Opening::Cancel(key, _stream)) => shared.cancel(&key),
+            Ok(Opening::Silent) => {}
+            Err(error) => tracing::debug!(%error, "surplus client"),
+        }
+    });
+    if told.await.is_err() {
+        tracing::debug!("surplus client said nothing in time");
+    }
+}
+
+async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePermit, deadline: Instant, peer: &str) {
+    let live = shared.live.load_full();
+    let opened = match open(stream, live.tls.as_deref(), live.listen.tls).await {
+        Ok(Opening::Session(opened)) => opened,
+        Ok(Opening::Cancel(key, _stream)) => return shared.cancel(&key),
+        Ok(Opening::Silent) => return,
+        Err(error) => return failed(peer, &error),
+    };
+    let Opened { mut stream, protocol, parameters } = opened;
+    let (claim, keys) = match proven(shared, &mut stream, &parameters).await {
+        Ok(proven) => proven,
+        Err(error) => return failed(peer, &error),
+    };
+    match ticket(shared, claim, keys, protocol, deadline, peer).await {
+        Ok(ticket) => hand_over(shared, stream, ticket, slot),
+        Err(report) => {
+            tracing::info!(peer, sqlstate = report.sqlstate.0, message = report.message, "login refused");
+            metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => "refused").increment(1);
+            say(&mut stream, &report).await;
+        }
+    }
+}
+
+/// Who the client claims to be, proven.
+async fn proven(
+    shared: &Shared,
+    stream: &mut Stream,
+    parameters: &[(String, String)],
+) -> Result<(Box<Claim>, Keys), frontend::Error> {
+    let live = shared.live.load_full();
+    let server_name = stream.tls().and_then(|tls| tls.server_name.clone());
+    let identified = match identify(parameters, server_name.as_deref(), &live.identify, &shared.registry).await {
+        Ok(identified) => identified,
+        Err(error) => {
+            if let Some(report) = error.report() {
+                turn_away(stream, &report).await;
+            }
+            return Err(error);
+        }
+    };
+    let keys = authenticate(stream, identified.challenge(), &shared.mock).await;
+    match identified {
+        Identified::Known(claim) => Ok((claim, keys?)),
+        Identified::Unknown(unknown) => {
+            tracing::info!(peer = %stream.peer(), reason = %unknown.reason, user = unknown.user, "login of nobody known");
+            metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => unknown.reason.to_string()).increment(1);
+            Err(keys.err().unwrap_or(frontend::Error::Password { user: unknown.user }))
+        }
+    }
+}
+
+/// After the proof: what the client asked for, and what opens its server.
+async fn ticket(
+    shared: &Shared,
+    claim: Box<Claim>,
+    keys: Keys,
+    protocol: Protocol,
+    deadline: Instant,
+    peer: &str,
+) -> Result<Ticket, Report> {
+    let live = shared.live.load_full();
+    let placement = admit(&claim.tenant, &claim.request)?;
+    let settings = filter_settings(&claim.request.settings, &placement)?;
+    let mut notices = Vec::new();
+    if let Some(phase) = claim.by_default {
+        metrics::counter!(
+            crate::metrics::DEFAULT_TENANT_LOGINS,
+            "login" => shared.labels.login(&claim.login.login), "address" => shared.labels.address(peer)
+        )
+        .increment(1);
+        if phase == DefaultTenantPhase::Warn {
+            tracing::warn!(peer, login = claim.login.login, "client named no tenant");
+            notices.push(default_tenant_notice(&claim.tenant, &live.identify));
+        }
+    }
+    let (credential, server_user) = match placement.pooling {
+        Pooling::PerTenant => (Credential::Keys(keys), claim.login.role.clone()),
+        Pooling::Shared => service_credential(&placement).await?,
+    };
+    Ok(Ticket {
+        id: shared.next_session.fetch_add(1, Ordering::Relaxed),
+        tenant: claim.tenant,
+        placement,
+        login: claim.login,
+        settings,
+        replication: claim.request.replication,
+        credential,
+        server_user,
+        long_key: protocol == Protocol::V3_2,
+        notices,
+        deadline,
+    })
+}
+
+/// The service login of a shared pool, from the server's `app` secret.
+async fn service_credential(placement: &Placement) -> Result<(Credential, String), Report> {
+    let unusable = |error: &dyn std::fmt::Display| {
+        tracing::error!(server = %placement.server.name, %error, "service login of a shared pool cannot be read");
+        Report::fatal(SqlState::CONNECTION_FAILURE, "(PT-BACKEND) the login of the tenant's server is not configured")
+    };
+    let reference = placement.server.app_secret.as_deref().ok_or_else(|| unusable(&"no app_secret"))?;
+    let reference: SecretRef = reference.parse().map_err(|error| unusable(&error))?;
+    let credentials = reference.resolve(Part::App).await.map_err(|error| unusable(&error))?;
+    let password = credentials.password.ok_or_else(|| unusable(&"no password in the app secret"))?;
+    Ok((Credential::Password(password), credentials.user))
+}
+
+/// Moves the client to the thread of its placement: all sessions of a pool are on one thread.
+fn hand_over(shared: &Shared, stream: Stream, ticket: Ticket, slot: OwnedSemaphorePermit) {
+    let client = match stream.detach() {
+        Ok(client) => client,
+        Err(error) => return tracing::error!(%error, "client socket could not leave the front"),
+    };
+    let mut hasher = DefaultHasher::new();
+    let placement = &ticket.placement;
+    (&placement.server.name, &placement.database, &ticket.server_user).hash(&mut hasher);
+    if placement.pooling == Pooling::PerTenant {
+        (ticket.tenant.id, &placement.module).hash(&mut hasher);
+    }
+    let index = usize::try_from(hasher.finish() % shared.workers.len() as u64).unwrap_or(0);
+    shared.workers[index].tell(Command::Begin(Box::new(Arrival { client, ticket, slot: Box::new(slot) })));
+}
+
+fn failed(peer: &str, error: &frontend::Error) {
+    tracing::info!(peer, kind = error.kind(), %error, "login failed");
+    metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => error.kind()).increment(1);
+}

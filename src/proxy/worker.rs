@@ -1,0 +1,239 @@
+//! A relay thread: one runtime, its sessions and its pools, and the commands it takes from the rest of the process.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::backend::{PoolBudget, Pools, check_idle};
+use crate::protocol::{Report, SqlState};
+use crate::session::{self, Arrival, Begin, CancelKeys, Control, MakeRoom, Thread};
+use crate::tenant::{Tenant, TenantId, TenantStatus};
+use crate::{pool, session::shutdown};
+
+/// How often clocks move and time-outs are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// How often pools are swept, in ticks.
+const SWEEP_TICKS: u32 = 5;
+
+/// What a relay thread can be told.
+pub(super) enum Command {
+    /// A client has logged in.
+    Begin(Box<Arrival>),
+    /// Cancel the running statement of a session.
+    Cancel(u64),
+    /// A tenant is not as it was; `None` when it is gone.
+    TenantChanged(TenantId, Option<Arc<Tenant>>),
+    /// Which tenants have sessions or pools here?
+    Tenants(oneshot::Sender<Vec<TenantId>>),
+    /// Give up an idle pool, for one of another thread; was there one?
+    Evict(oneshot::Sender<bool>),
+    /// New time-outs.
+    Timeouts(session::Config),
+    /// End every session as soon as it is in no transaction.
+    Drain,
+    /// End every session now.
+    Kill,
+    /// Close everything and end the thread.
+    Stop,
+}
+
+/// What all threads get.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) front: Handle,
+    pub(super) pool: pool::Config,
+    pub(super) timeouts: session::Config,
+    pub(super) keys: CancelKeys,
+    pub(super) budget: Arc<PoolBudget>,
+    /// The inboxes of all threads, in their order.
+    pub(super) peers: Vec<UnboundedSender<Command>>,
+}
+
+/// The handle of a relay thread.
+pub(super) struct Worker {
+    commands: UnboundedSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts thread number `index`, which is told things through its sender among `settings.peers`.
+    pub(super) fn start(index: usize, settings: Settings, inbox: UnboundedReceiver<Command>) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let commands = settings.peers[index].clone();
+        let thread = std::thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
+            LocalSet::new().block_on(&runtime, run(index, settings, inbox));
+        })?;
+        Ok(Self { commands, thread: Some(thread) })
+    }
+
+    /// Tells the thread something; a thread that is gone hears nothing and has nothing left to do.
+    pub(super) fn tell(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            tracing::debug!("relay thread has ended");
+        }
+    }
+
+    /// Waits for the thread's end.
+    pub(super) fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("relay thread panicked");
+        }
+    }
+}
+
+async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Command>) {
+    let thread = Thread::new(settings.front, settings.timeouts);
+    let pools = Rc::new(Pools::new(settings.budget));
+    let begin = Rc::new(Begin {
+        thread: Rc::clone(&thread),
+        thread_index: index,
+        pools: Rc::clone(&pools),
+        pool: Rc::new(settings.pool),
+        keys: settings.keys,
+        make_room: make_room(index, settings.peers),
+    });
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut until_sweep = SWEEP_TICKS;
+    let health_interval = begin.pool.health_check_interval;
+    let mut health = JoinSet::new();
+    let mut checked_at = Instant::now();
+    loop {
+        tokio::select! {
+            command = inbox.recv() => match command {
+                Some(Command::Stop) | None => break,
+                Some(command) => obey(command, &begin),
+            },
+            _ = ticks.tick() => {
+                thread.tick(Instant::now());
+                until_sweep -= 1;
+                if until_sweep == 0 {
+                    until_sweep = SWEEP_TICKS;
+                    thread.probe();
+                    pools.sweep(tokio::time::Instant::now());
+                    let due = !health_interval.is_zero() && checked_at.elapsed() >= health_interval;
+                    if due && ended(&mut health) {
+                        checked_at = Instant::now();
+                        health.spawn_local(check_idle(Rc::clone(&pools), health_interval));
+                    }
+                }
+            }
+        }
+    }
+    pools.drain();
+}
+
+/// Whether the last health check is over.
+fn ended(health: &mut JoinSet<()>) -> bool {
+    while let Some(ended) = health.try_join_next() {
+        if let Err(error) = ended {
+            tracing::error!(%error, "health check failed");
+        }
+    }
+    health.is_empty()
+}
+
+/// Asks the other threads, one after the other, to give up an idle pool.
+fn make_room(index: usize, peers: Vec<UnboundedSender<Command>>) -> MakeRoom {
+    Rc::new(move || {
+        let others: Vec<_> =
+            peers.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, p)| p.clone()).collect();
+        Box::pin(async move {
+            for other in others {
+                let (reply, evicted) = oneshot::channel();
+                if other.send(Command::Evict(reply)).is_ok() && evicted.await.unwrap_or(false) {
+                    return true;
+                }
+            }
+            false
+        })
+    })
+}
+
+fn obey(command: Command, begin: &Rc<Begin>) {
+    let thread = &begin.thread;
+    match command {
+        Command::Begin(arrival) => {
+            tokio::task::spawn_local(arrival.run(Rc::clone(begin)));
+        }
+        Command::Cancel(session) => {
+            if let Some(control) = thread.session(session) {
+                control.cancel();
+            }
+        }
+        Command::TenantChanged(id, tenant) => tenant_changed(begin, id, tenant.as_ref()),
+        Command::Tenants(reply) => {
+            let mut tenants: Vec<_> = thread.sessions().iter().map(|control| control.tenant.id).collect();
+            tenants.sort_unstable();
+            tenants.dedup();
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(tenants);
+        }
+        Command::Evict(reply) => {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(begin.pools.evict());
+        }
+        Command::Timeouts(timeouts) => thread.set_timeouts(timeouts),
+        Command::Drain => thread.sessions().iter().for_each(|control| control.drain()),
+        Command::Kill => thread.sessions().iter().for_each(|control| control.kill(shutdown())),
+        Command::Stop => {}
+    }
+}
+
+/// Ends or drains sessions whose tenant is suspended, gone or elsewhere now.
+fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>) {
+    let concerned: Vec<Rc<Control>> =
+        begin.thread.sessions().into_iter().filter(|control| control.tenant.id == id).collect();
+    let serving = tenant.filter(|tenant| matches!(tenant.status, TenantStatus::Active | TenantStatus::Moving));
+    let Some(tenant) = serving else {
+        let end_at = tenant.and_then(|tenant| tenant.sessions_end_at);
+        let grace = end_at.and_then(|at| at.duration_since(SystemTime::now()).ok());
+        if let Some(grace) = grace.filter(|grace| !grace.is_zero()) {
+            tokio::task::spawn_local(end_after(Rc::clone(begin), id, grace));
+        } else {
+            end_sessions(begin, id, &concerned);
+        }
+        return;
+    };
+    for control in &concerned {
+        control.ending.set(false);
+        let old = &control.placement;
+        let same = tenant.placement(old.module.as_str()).is_some_and(|new| **new == **old);
+        if !same {
+            control.drain();
+        }
+    }
+    begin.pools.retire(|key| key.tenant == Some(id) && !tenant.placements.iter().any(|place| key.is_of(place)));
+}
+
+fn end_sessions(begin: &Rc<Begin>, id: TenantId, concerned: &[Rc<Control>]) {
+    for control in concerned {
+        control.kill(Report::fatal(
+            SqlState::ADMIN_SHUTDOWN,
+            format!("(PT-SHUTDOWN) tenant \"{}\" is not served any more", control.tenant.slug),
+        ));
+    }
+    begin.pools.retire(|key| key.tenant == Some(id));
+}
+
+/// Ends a suspended tenant's sessions when its grace is over, unless it was activated meanwhile: sessions that began
+/// after that hold the newer registry rows.
+async fn end_after(begin: Rc<Begin>, id: TenantId, grace: Duration) {
+    let concerned: Vec<Rc<Control>> =
+        begin.thread.sessions().into_iter().filter(|control| control.tenant.id == id).collect();
+    for control in &concerned {
+        control.ending.set(true);
+    }
+    tokio::time::sleep(grace).await;
+    let still: Vec<Rc<Control>> = concerned.into_iter().filter(|control| control.ending.get()).collect();
+    end_sessions(&begin, id, &still);
+}
