@@ -17,19 +17,34 @@ use crate::telemetry::{self, Log};
 pub(super) struct Globals {
     /// The registry: the URL of its database, or a TOML file. Without it, the configuration file says.
     #[arg(long, global = true, value_name = "URL|FILE", env = "PGTENANT_REGISTRY", hide_env_values = true)]
-    registry: Option<String>,
+    pub(super) registry: Option<String>,
     /// Configuration file.
     #[arg(long, global = true, value_name = "FILE", env = "PGTENANT_CONFIG")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Print JSON, and nothing else, on standard output.
     #[arg(long, global = true)]
     json: bool,
     /// Say more on standard error; twice for everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
+    pub(super) verbose: u8,
     /// Where clients reach the proxy, for the connection strings that are shown.
     #[arg(long, global = true, value_name = "HOST:PORT", env = "PGTENANT_PROXY", default_value = "127.0.0.1:6432")]
     proxy: String,
+}
+
+impl Globals {
+    /// The configuration: the file, the environment over it, and the flags over both.
+    pub(super) fn load(&self) -> anyhow::Result<Config> {
+        let flag = self.registry.as_deref().map(|place| {
+            let key = if is_url(place) { "PGTENANT_REGISTRY_URL" } else { "PGTENANT_REGISTRY_FILE" };
+            (key.to_owned(), place.to_owned())
+        });
+        let mut config = Config::load(self.config.as_deref(), environment().chain(flag)).context("configuration")?;
+        if self.verbose > 0 {
+            config.log.level = if self.verbose == 1 { "debug" } else { "trace" }.to_owned();
+        }
+        Ok(config)
+    }
 }
 
 /// The global flags, made sense of.

@@ -6,6 +6,7 @@ mod login;
 mod module;
 mod output;
 mod registry;
+mod serve;
 mod server;
 mod tenant;
 mod view;
@@ -27,6 +28,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve clients: the proxy.
+    Serve,
     /// Say what is wrong with configuration, registry, servers, credentials and schemas, one line each.
     Check,
     /// Set up the registry database.
@@ -48,11 +51,16 @@ enum Command {
 /// # Errors
 /// What the command failed with; it has printed nothing of that yet.
 pub fn run(cli: Cli) -> Result<(), Failure> {
+    if matches!(cli.command, Command::Serve) {
+        return serve::run(&cli.globals).map_err(Failure::from);
+    }
     let context = Context::new(cli.globals)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| anyhow::Error::new(error).context("start the runtime"))?;
     runtime.block_on(async {
         match cli.command {
+            // Has a runtime of its own and went there before.
+            Command::Serve => Ok(()),
             Command::Check => check::run(&context).await,
             Command::Registry(command) => registry::run(&context, command).await,
             Command::Server(command) => server::run(&context, command).await,

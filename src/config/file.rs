@@ -106,7 +106,9 @@ impl Config {
             Some(path) => read(path)?,
             None => Table::new(),
         };
-        environment::apply(&mut table, variables)?;
+        let variables: Vec<_> = variables.collect();
+        one_registry(&mut table, &variables);
+        environment::apply(&mut table, variables.into_iter())?;
         let config: Self = table.try_into().map_err(|error| syntax(path.unwrap_or(Path::new("")), "", &error))?;
         let problems = check::problems(&config);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
@@ -123,6 +125,17 @@ impl Config {
             let inner = value.as_table_mut().into_iter().flat_map(Table::iter_mut);
             inner.filter(|(key, _)| keys.contains(&key.as_str())).map(|(_, value)| value)
         })
+    }
+}
+
+/// A variable that names the registry in one way replaces a file's naming it in the other.
+fn one_registry(table: &mut Table, variables: &[(String, String)]) {
+    let given = |name: &str| variables.iter().any(|(variable, _)| variable == name);
+    let Some(registry) = table.get_mut("registry").and_then(toml::Value::as_table_mut) else { return };
+    for (variable, replaced) in [("PGTENANT_REGISTRY_URL", "file"), ("PGTENANT_REGISTRY_FILE", "url")] {
+        if given(variable) {
+            registry.remove(replaced);
+        }
     }
 }
 

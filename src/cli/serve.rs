@@ -1,0 +1,101 @@
+//! `pgtenant serve`: the proxy, from its configuration to its last drained session.
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::context::Globals;
+use crate::config::Config;
+use crate::proxy::{self, Proxy};
+use crate::registry::Registry;
+use crate::telemetry::{Log, record_metrics};
+
+/// Threads for logins, registry and connecting; sessions have threads of their own.
+const FRONT_THREADS: usize = 2;
+
+/// Serves until SIGTERM or SIGINT; a second one ends at once.
+pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
+    let config = globals.load()?;
+    let log = Log::start(&config.log)?;
+    let _metrics = record_metrics()?;
+    crate::metrics::describe();
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(FRONT_THREADS)
+        .thread_name("front")
+        .enable_all()
+        .build()
+        .context("start the front runtime")?;
+    let served = runtime.block_on(serve(globals, config, log));
+    // Logins still under way have been told nothing yet; their sockets close here.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(globals: &Globals, config: Config, log: Log) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let registry = Registry::open(&config.registry).await.context("open the registry")?;
+    let proxy = Proxy::start(proxy_config(&config), registry.clone()).await?;
+    if let Some(address) = proxy.tcp_address() {
+        tracing::info!(%address, "listening");
+    }
+    if let Some(socket) = proxy.unix_path() {
+        tracing::info!(socket = %socket.display(), "listening");
+    }
+    let mut drain = config.timeouts.drain;
+    loop {
+        tokio::select! {
+            () = stopped(&mut terminate, &mut interrupt) => break,
+            _ = hangup.recv() => match reload(globals, &proxy, &registry, &log).await {
+                Ok(config) => drain = config.timeouts.drain,
+                Err(error) => tracing::error!(error = format!("{error:#}"), "not reloaded, nothing has changed"),
+            },
+        }
+    }
+    tokio::select! {
+        () = proxy.shutdown(drain) => tracing::info!("stopped"),
+        () = stopped(&mut terminate, &mut interrupt) => tracing::warn!("stopped without waiting"),
+    }
+    Ok(())
+}
+
+async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Reads the configuration again and applies what can change; a broken file changes nothing.
+async fn reload(globals: &Globals, proxy: &Proxy, registry: &Registry, log: &Log) -> anyhow::Result<Config> {
+    let config = globals.load()?;
+    let fixed = proxy.reload(&proxy_config(&config))?;
+    log.set_level(&config.log.level)?;
+    registry.reload().await.context("read the registry again")?;
+    for key in fixed {
+        tracing::warn!(key, "changed, but takes effect only after a restart");
+    }
+    tracing::info!("reloaded");
+    Ok(config)
+}
+
+fn proxy_config(config: &Config) -> proxy::Config {
+    proxy::Config {
+        listen: config.listen.clone(),
+        identify: config.identify.clone(),
+        pool: config.pool.clone(),
+        timeouts: config.timeouts.clone(),
+    }
+}
+
+/// Each client and each server connection needs a file descriptor: take as many as the system allows.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => tracing::warn!(%error, "limit of file descriptors could not be raised"),
+    }
+}
