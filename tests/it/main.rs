@@ -11,4 +11,6 @@ mod provision;
 #[cfg(test)]
 mod registry;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod support;

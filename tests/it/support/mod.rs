@@ -1,5 +1,11 @@
-//! What the tests stand on: a shared PostgreSQL server, and databases and roles of a test's own.
+//! What the tests stand on: a shared PostgreSQL server, databases, roles and tenants of a test's own, the proxy, a raw client.
 
 mod postgres;
+mod proxy;
+pub(crate) mod wire;
+mod world;
 
 pub(crate) use postgres::{Database, Role, cluster, database, role, unique};
+pub(crate) use proxy::{connect, one, proxy, refusal};
+pub(crate) use wire::Wire;
+pub(crate) use world::{MODULES, world};
