@@ -163,6 +163,12 @@ impl TenantName {
     }
 }
 
+impl From<TenantId> for TenantName {
+    fn from(id: TenantId) -> Self {
+        Self(id.to_string())
+    }
+}
+
 /// Makes a newtype for a PostgreSQL identifier of at most 63 bytes.
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $what:literal, $reserved:expr) => {

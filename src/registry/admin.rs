@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connect::Target;
+use super::contents::Contents;
 use super::error::RegistryError;
 use super::migrations::{self, MigrationState};
 use super::queries;
@@ -19,6 +20,9 @@ use crate::tenant::{Server, Slug, Tenant, TenantId, TenantName};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that commands use side by side.
 const POOL_SIZE: usize = 8;
+
+/// Tenants read at a time.
+const PAGE: u32 = 1000;
 
 /// One typed parameter of a statement.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -131,6 +135,23 @@ impl Admin {
         let found: Vec<TenantRecord> =
             self.read("read a tenant", queries::RECORD_BY_NAME, &[(&name, Type::TEXT)]).await?;
         Ok(found.into_iter().next().map(Tenant::from))
+    }
+
+    /// Everything, as an export writes it.
+    ///
+    /// # Errors
+    /// The queries'.
+    pub async fn contents(&self) -> Result<Contents, RegistryError> {
+        let (servers, modules) = (self.servers().await?, self.modules().await?);
+        let mut tenants: Vec<TenantDetails> = Vec::new();
+        loop {
+            let after = tenants.last().map(|last| last.tenant.slug.clone());
+            let page = self.tenants(after.as_ref(), PAGE).await?;
+            if page.is_empty() {
+                return Ok(Contents { servers, modules, tenants });
+            }
+            tenants.extend(page);
+        }
     }
 
     /// What happened to a tenant's modules, the newest first.

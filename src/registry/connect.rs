@@ -21,16 +21,7 @@ pub(super) struct Target {
 impl Target {
     /// Reads a connection URL or `key=value` string; `sslmode` and `sslrootcert` mean what they mean to libpq.
     pub(super) fn parse(url: &str, timeout: Duration) -> Result<Self, RegistryError> {
-        let (rest, ssl) = split_ssl(url);
-        let mode = match &ssl.mode {
-            // "allow" asks for TLS only where plain is refused; "prefer" is never less safe.
-            Some(word) if word == "allow" => SslMode::Prefer,
-            Some(word) => word
-                .parse::<SslMode>()
-                .map_err(|source: NameError| RegistryError::UrlParameter { parameter: "sslmode", source })?,
-            None => SslMode::Prefer,
-        };
-        let mut config: tokio_postgres::Config = rest.parse().map_err(RegistryError::Url)?;
+        let (mut config, mode, authorities) = settings(url)?;
         config.ssl_mode(match mode {
             SslMode::Disable => tokio_postgres::config::SslMode::Disable,
             SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
@@ -46,8 +37,27 @@ impl Target {
             config.connect_timeout(timeout);
         }
         config.keepalives_idle(Duration::from_secs(15)).tcp_user_timeout(timeout.max(Duration::from_secs(10)));
-        let tls = client_config(mode, ssl.root_certificates.as_deref()).map_err(RegistryError::Tls)?;
+        let tls = client_config(mode, authorities.as_deref()).map_err(RegistryError::Tls)?;
         Ok(Self { config, tls: tls.map(|tls| MakeRustlsConnect::new((*tls).clone())) })
+    }
+
+    pub(super) const fn config(&self) -> &tokio_postgres::Config {
+        &self.config
+    }
+
+    pub(super) fn tls(&self) -> Option<MakeRustlsConnect> {
+        self.tls.clone()
+    }
+
+    /// Which database it is: hosts, ports and name, without user and password.
+    pub(super) fn identity(&self) -> String {
+        let dbname = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        format!(
+            "{:?} {:?} {:?} {dbname}",
+            self.config.get_hosts(),
+            self.config.get_hostaddrs(),
+            self.config.get_ports()
+        )
     }
 
     /// A pool of at most `size` connections.
@@ -66,6 +76,28 @@ impl Target {
             .build()
             .map_err(RegistryError::Build)
     }
+}
+
+/// Whether a connection string is well-formed; connects to nothing and reads no file.
+///
+/// # Errors
+/// What is wrong with it, without its text, which may hold a password.
+pub fn check_url(url: &str) -> Result<(), RegistryError> {
+    settings(url).map(drop)
+}
+
+/// What a connection string says: TLS mode and authorities apart from the rest.
+fn settings(url: &str) -> Result<(tokio_postgres::Config, SslMode, Option<PathBuf>), RegistryError> {
+    let (rest, ssl) = split_ssl(url);
+    let mode = match &ssl.mode {
+        // "allow" asks for TLS only where plain is refused; "prefer" is never less safe.
+        Some(word) if word == "allow" => SslMode::Prefer,
+        Some(word) => word
+            .parse::<SslMode>()
+            .map_err(|source: NameError| RegistryError::UrlParameter { parameter: "sslmode", source })?,
+        None => SslMode::Prefer,
+    };
+    Ok((rest.parse().map_err(RegistryError::Url)?, mode, ssl.root_certificates))
 }
 
 /// libpq's TLS parameters, more of them than tokio-postgres reads.

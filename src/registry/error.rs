@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
+use super::contents::Problems;
 use crate::net::TlsError;
 use crate::tenant::NameError;
 
@@ -45,6 +46,9 @@ pub enum RegistryError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The program is shutting down.
+    #[error("the look-up was cut short")]
+    Cancelled,
     /// The tables are not there.
     #[error("the registry database has not been set up: run `pgtenant registry init`")]
     NotInitialised(#[source] tokio_postgres::Error),
@@ -88,6 +92,27 @@ pub enum RegistryError {
         /// The highest number found.
         version: i32,
     },
+    /// A registry file is not TOML of the right shape.
+    #[error("read the registry file {}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A registry file contradicts itself.
+    #[error("the registry file {} is wrong", path.display())]
+    Contents {
+        /// The file.
+        path: PathBuf,
+        /// In which ways.
+        #[source]
+        source: Problems,
+    },
+    /// A registry could not be written as TOML.
+    #[error("write the registry as TOML")]
+    WriteToml(#[source] toml::ser::Error),
     /// A file could not be read or written.
     #[error("{doing} {}", path.display())]
     File {

@@ -1,18 +1,31 @@
 //! Which tenant lives where: the stores, the cache in front of them, and word of changes.
 
 mod admin;
+mod cache;
+mod change;
 mod config;
 mod connect;
+mod contents;
+mod database;
 mod error;
+mod file;
+mod handle;
 mod migrations;
 mod queries;
 mod record;
 mod rows;
+mod snapshot;
+mod toml_format;
 mod transaction;
+mod watch;
 
 pub use admin::{Admin, Lock};
+pub use change::Change;
 pub use config::Config;
+pub use connect::check_url;
+pub use contents::{Contents, Problem, Problems};
 pub use error::{RegistryError, Unavailable};
+pub use handle::Registry;
 pub use migrations::MigrationState;
 pub use rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, Put, TenantDetails, TenantRow};
 pub use transaction::Transaction;

@@ -218,3 +218,15 @@ pub(super) const MIGRATIONS_APPLIED: &str =
     "SELECT v.version, v.name, v.checksum FROM pgtenant.schema_versions AS v ORDER BY v.version";
 pub(super) const MIGRATION_RECORD: &str =
     "INSERT INTO pgtenant.schema_versions (version, name, checksum) VALUES ($1, $2, $3)";
+
+/// Wakes the watcher; what has changed is always read from the change table.
+pub(super) const LISTEN: &str = "LISTEN pgtenant_registry";
+/// `$1`: the snapshot of the last poll, as text; none gives the present one and no changes. One row: the present snapshot,
+/// whether everything may have changed, and the tenants that have.
+pub(super) const CHANGES: &str = "
+    SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
+        coalesce(pg_catalog.bool_or(c.tenant_id IS NULL), false),
+        coalesce(pg_catalog.array_agg(DISTINCT c.tenant_id) FILTER (WHERE c.tenant_id IS NOT NULL), '{}')
+    FROM pgtenant.changes AS c
+    WHERE c.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmin($1::pg_catalog.pg_snapshot)
+      AND NOT pg_catalog.pg_visible_in_snapshot(c.xid, $1::pg_catalog.pg_snapshot)";

@@ -1,0 +1,131 @@
+//! The registry as the data plane holds it.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::change::{self, Change};
+use super::config::Config;
+use super::connect::Target;
+use super::database::Database;
+use super::error::{RegistryError, Unavailable};
+use super::file::FileStore;
+use super::{snapshot, watch};
+use crate::tenant::{Tenant, TenantId, TenantName};
+
+/// Which tenant lives where. Clones are the same registry; the last one to go ends its watching.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    changes: broadcast::Sender<Change>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+enum Store {
+    Database(Arc<Database>),
+    File(FileStore),
+}
+
+impl Registry {
+    /// Opens the registry that the configuration names, and watches it on the current runtime, where its queries run, too.
+    /// A database that is down is no error: known tenants come from the snapshot then, and it is tried again and again.
+    ///
+    /// # Errors
+    /// A configuration that cannot be right, or a file that is not a registry.
+    pub async fn open(config: &Config) -> Result<Self, RegistryError> {
+        let changes = change::channel();
+        let (store, tasks) = match (&config.url, &config.file) {
+            (Some(url), None) => Self::open_database(url, config, &changes).await?,
+            (None, Some(path)) => (Store::File(FileStore::open(path).await?), Vec::new()),
+            _ => return Err(RegistryError::NoStore),
+        };
+        Ok(Self { shared: Arc::new(Shared { store, changes, tasks }) })
+    }
+
+    async fn open_database(
+        url: &str,
+        config: &Config,
+        changes: &broadcast::Sender<Change>,
+    ) -> Result<(Store, Vec<JoinHandle<()>>), RegistryError> {
+        let target = Target::parse(url, config.timeout)?;
+        let database = Database::new(&target, config, changes.clone())?;
+        let mut tasks = Vec::new();
+        if let Some(path) = config.snapshot_file.clone() {
+            let (of, stale_max) = (target.identity(), config.stale_max);
+            let read = {
+                let (path, of) = (path.clone(), of.clone());
+                tokio::task::spawn_blocking(move || snapshot::read(&path, &of, stale_max)).await
+            };
+            let now = Instant::now();
+            for (tenant, left) in read.unwrap_or_default() {
+                database.cache().restore(tenant, now + left);
+            }
+            tasks.push(tokio::spawn(snapshot::keep(Arc::clone(&database), path, of, stale_max)));
+        }
+        let watching = watch::run(Arc::clone(&database), target, config.poll_interval, config.timeout);
+        tasks.push(tokio::spawn(watching));
+        Ok((Store::Database(database), tasks))
+    }
+
+    /// The tenant with this name, if there is one. What is remembered is used while changes to it would have been heard of,
+    /// and while the database is down; one query otherwise, whoever and however many ask for that name.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it cannot be known now whether there is such a tenant, or what it is like.
+    pub async fn lookup(&self, name: &TenantName) -> Result<Option<Arc<Tenant>>, Unavailable> {
+        match &self.shared.store {
+            Store::Database(database) => database.lookup(name).await,
+            Store::File(file) => Ok(file.tenant(name)),
+        }
+    }
+
+    /// What is known of a name without asking anybody; `None` when somebody would have to be asked.
+    #[must_use]
+    pub fn cached(&self, name: &TenantName) -> Option<Option<Arc<Tenant>>> {
+        match &self.shared.store {
+            Store::Database(database) => database.cached(name),
+            Store::File(file) => Some(file.tenant(name)),
+        }
+    }
+
+    /// The tenant with this id as it is now: what a session asks after hearing of a change.
+    ///
+    /// # Errors
+    /// As [`Registry::lookup`].
+    pub async fn current(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, Unavailable> {
+        self.lookup(&TenantName::from(id)).await
+    }
+
+    /// Word of every change from now on. A receiver that lags must take that as [`Change::Everything`].
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Reads the file again, and tells of what has changed in it; keeps the old one if the new one is wrong. A database
+    /// needs no reloading: nothing happens.
+    ///
+    /// # Errors
+    /// A file that is not a registry.
+    pub async fn reload(&self) -> Result<(), RegistryError> {
+        if let Store::File(file) = &self.shared.store {
+            let changed = file.reload().await?;
+            change::tell(&self.shared.changes, &changed);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
