@@ -7,6 +7,8 @@ mod cluster;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod conversation;
+#[cfg(test)]
 mod provision;
 #[cfg(test)]
 mod registry;

@@ -10,6 +10,8 @@ async fn every_tenant_finds_its_own_rows_in_every_kind_of_place() {
     for (module, _, _) in MODULES {
         for tenant in [&acme, &globex] {
             let client = proxy.connect(tenant, module).await;
+            let database = tenant.module(module)["database"].as_str().expect("a name");
+            assert_eq!(one(&client, "SELECT current_database()").await, database, "{module}");
             assert_eq!(one(&client, "SELECT string_agg(note, ',') FROM notes").await, tenant.slug, "{module}");
         }
     }
@@ -55,7 +57,7 @@ async fn unknown_tenants_and_logins_fail_exactly_like_a_wrong_password() {
     for user in [known.as_str(), &login, "app@nobody"] {
         let mut config = proxy.config(&tenant, "crm");
         config.user(user).password("wrong");
-        let error = connect(&config).await.err().expect("a refusal");
+        let error = connect(&config).await.map(|_| ()).expect_err("a refusal");
         let expected = format!("password authentication failed for user \"{user}\"");
         assert_eq!(refusal(&error), ("28P01".to_owned(), expected));
     }
