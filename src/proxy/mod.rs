@@ -57,6 +57,7 @@ pub struct Config {
 struct Live {
     listen: ListenConfig,
     identify: IdentifyConfig,
+    pool: pool::Config,
     timeouts: session::Config,
     tls: Option<Arc<ServerTls>>,
 }
@@ -165,6 +166,7 @@ impl Proxy {
         keep("listen.unix_socket_dir", new.listen.unix_socket_dir != old.listen.unix_socket_dir);
         keep("listen.max_clients", new.listen.max_clients != old.listen.max_clients);
         keep("listen.threads", new.listen.threads != old.listen.threads);
+        keep("pool", new.pool != old.pool);
         for worker in &self.shared.workers {
             worker.tell(Command::Timeouts(config.timeouts.clone()));
         }
@@ -219,7 +221,13 @@ impl Live {
             (Some(certificate), Some(key)) => Some(server_config(certificate, key, listen.client_ca.as_deref())?),
             _ => None,
         };
-        Ok(Self { listen: listen.clone(), identify: config.identify.clone(), timeouts: config.timeouts.clone(), tls })
+        Ok(Self {
+            listen: listen.clone(),
+            identify: config.identify.clone(),
+            pool: config.pool.clone(),
+            timeouts: config.timeouts.clone(),
+            tls,
+        })
     }
 }
 
