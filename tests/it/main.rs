@@ -9,7 +9,11 @@ mod commands;
 #[cfg(test)]
 mod conversation;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod provision;
+#[cfg(test)]
+mod psql;
 #[cfg(test)]
 mod registry;
 #[cfg(test)]

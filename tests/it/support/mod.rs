@@ -6,6 +6,6 @@ pub(crate) mod wire;
 mod world;
 
 pub(crate) use postgres::{Database, Role, cluster, database, role, unique};
-pub(crate) use proxy::{connect, one, proxy, refusal};
+pub(crate) use proxy::{Running, connect, one, proxy, refusal};
 pub(crate) use wire::Wire;
-pub(crate) use world::{MODULES, world};
+pub(crate) use world::{MODULES, Tenant, world};
