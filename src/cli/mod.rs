@@ -2,6 +2,7 @@
 
 mod check;
 mod context;
+mod demo;
 mod login;
 mod module;
 mod output;
@@ -30,6 +31,8 @@ pub struct Cli {
 enum Command {
     /// Serve clients: the proxy.
     Serve,
+    /// See it work: temporary PostgreSQL servers, three tenants and the proxy, gone at the end.
+    Demo(demo::Demo),
     /// Say what is wrong with configuration, registry, servers, credentials and schemas, one line each.
     Check,
     /// Set up the registry database.
@@ -61,6 +64,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         match cli.command {
             // Has a runtime of its own and went there before.
             Command::Serve => Ok(()),
+            Command::Demo(demo) => demo::run(&context, demo).await,
             Command::Check => check::run(&context).await,
             Command::Registry(command) => registry::run(&context, command).await,
             Command::Server(command) => server::run(&context, command).await,

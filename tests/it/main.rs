@@ -9,6 +9,8 @@ mod commands;
 #[cfg(test)]
 mod conversation;
 #[cfg(test)]
+mod demo;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod provision;
