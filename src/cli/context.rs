@@ -1,15 +1,16 @@
 //! What every command starts from: the global flags, the registry they lead to, and how to speak.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::output::Failure;
+use super::source::Source;
 use crate::config::{Config, environment};
 use crate::control::Control;
 use crate::net::tls;
-use crate::registry::Admin;
+use crate::registry::{Admin, Contents};
 use crate::telemetry::{self, Log};
 
 /// Flags that every command knows.
@@ -76,25 +77,18 @@ impl Context {
         &self.globals.proxy
     }
 
-    /// The configuration: file and environment.
+    /// The configuration: the file, the environment and the flags.
     pub(super) fn config(&self) -> anyhow::Result<Config> {
-        Config::load(self.globals.config.as_deref(), environment()).context("configuration")
+        self.globals.load()
     }
 
     /// The registry database that the flags, the environment or the configuration name, in this order.
     pub(super) async fn admin(&self) -> anyhow::Result<Admin> {
-        let place = match &self.globals.registry {
-            Some(place) => place.clone(),
-            None => {
-                let registry = self.config()?.registry;
-                let file = registry.file.map(|file| file.display().to_string());
-                registry.url.or(file).ok_or_else(|| {
-                    anyhow!("no registry given; say --registry URL, set PGTENANT_REGISTRY, or name it in --config FILE")
-                })?
-            }
-        };
+        let place = self.registry()?;
         if !is_url(&place) {
-            bail!("the registry {place} is a file, which is changed with an editor; commands need a registry database");
+            bail!(
+                "the registry {place} is a file, which is changed with an editor; this command needs a registry database"
+            );
         }
         Ok(Admin::connect(&place).await?)
     }
@@ -102,6 +96,27 @@ impl Context {
     /// The control plane over that registry.
     pub(super) async fn control(&self) -> anyhow::Result<Control> {
         Ok(Control::new(self.admin().await?))
+    }
+
+    /// The registry for a command that only reads: a database or a file.
+    pub(super) async fn source(&self) -> anyhow::Result<Source> {
+        let place = self.registry()?;
+        if is_url(&place) {
+            return Ok(Source::Database(Control::new(Admin::connect(&place).await?)));
+        }
+        Ok(Source::File(Contents::read(Path::new(&place)).await?))
+    }
+
+    fn registry(&self) -> anyhow::Result<String> {
+        if let Some(place) = &self.globals.registry {
+            return Ok(place.clone());
+        }
+        if self.globals.config.is_none() && environment().all(|(name, _)| !name.starts_with("PGTENANT_REGISTRY")) {
+            bail!("no registry given; say --registry URL, set PGTENANT_REGISTRY, or name it in --config FILE");
+        }
+        let registry = self.config()?.registry;
+        let file = registry.file.map(|file| file.display().to_string());
+        registry.url.or(file).context("the configuration names no registry; say --registry URL")
     }
 }
 

@@ -9,6 +9,7 @@ mod output;
 mod registry;
 mod serve;
 mod server;
+mod source;
 mod tenant;
 mod view;
 

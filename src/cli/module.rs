@@ -117,7 +117,7 @@ async fn add(context: &Context, module: Add) -> Result<(), Failure> {
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let modules = context.admin().await?.modules().await?;
+    let modules = context.source().await?.inventory().await?.modules;
     if context.json() {
         print_json(&modules)?;
         return Ok(());

@@ -105,7 +105,7 @@ async fn add(context: &Context, server: Add) -> Result<(), Failure> {
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let servers = context.admin().await?.servers().await?;
+    let servers = context.source().await?.inventory().await?.servers;
     if context.json() {
         print_json(&servers)?;
         return Ok(());

@@ -10,12 +10,9 @@ use super::login::{self, parse_login, read_password};
 use super::output::{Failure, print, print_json, remark, table};
 use super::view::{CreatedView, TenantView, print_tenant, url};
 use crate::auth::Secret;
-use crate::control::{self, Control, DEFAULT_LOGIN, NewTenant, Overrides, Subscription};
+use crate::control::{self, DEFAULT_LOGIN, NewTenant, Overrides, Subscription};
 use crate::registry::TenantDetails;
 use crate::tenant::{Alias, DatabaseName, Isolation, ModuleName, RoleName, ServerName, Slug, TenantName};
-
-/// Tenants read from the registry at a time.
-const PAGE: u32 = 500;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -165,30 +162,28 @@ struct UrlView<'a> {
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
-    if let Command::Create(new) = command {
-        return create(context, *new).await;
-    }
-    let control = context.control().await?;
     match command {
-        Command::Create(_) => Ok(()),
-        Command::List => list(context, &control).await,
-        Command::Show { tenant } => show(context, &control.tenant(&tenant).await?),
-        Command::Suspend { tenant, grace } => show(context, &control.suspend(&tenant, grace).await?),
-        Command::Activate { tenant } => show(context, &control.activate(&tenant).await?),
-        Command::Url { tenant, module } => print_url(context, &control.tenant(&tenant).await?, module),
-        Command::Subscribe(wanted) => subscribe(context, &control, *wanted).await,
+        Command::Create(new) => create(context, *new).await,
+        Command::List => print_list(context, &context.source().await?.tenants().await?),
+        Command::Show { tenant } => show(context, &context.source().await?.tenant(&tenant).await?),
+        Command::Url { tenant, module } => print_url(context, &context.source().await?.tenant(&tenant).await?, module),
+        Command::Suspend { tenant, grace } => show(context, &context.control().await?.suspend(&tenant, grace).await?),
+        Command::Activate { tenant } => show(context, &context.control().await?.activate(&tenant).await?),
+        Command::Subscribe(wanted) => subscribe(context, *wanted).await,
         Command::Unsubscribe { tenant, module, drop_data } => {
-            show(context, &control.unsubscribe(&tenant, &module, drop_data).await?)
+            show(context, &context.control().await?.unsubscribe(&tenant, &module, drop_data).await?)
         }
-        Command::Delete { tenant, drop_data } => delete(context, &control, &tenant, drop_data).await,
+        Command::Delete { tenant, drop_data } => delete(context, &tenant, drop_data).await,
         Command::Alias(AliasCommand::Add { tenant, alias }) => {
-            show(context, &control.add_alias(&tenant, &alias).await?)
+            show(context, &context.control().await?.add_alias(&tenant, &alias).await?)
         }
         Command::Alias(AliasCommand::Remove { tenant, alias }) => {
-            show(context, &control.remove_alias(&tenant, &alias).await?)
+            show(context, &context.control().await?.remove_alias(&tenant, &alias).await?)
         }
-        Command::Login(command) => login::run(context, &control, command).await,
-        Command::Reconcile { tenant } => print_list(context, &control.reconcile(tenant.as_ref()).await?),
+        Command::Login(command) => login::run(context, &context.control().await?, command).await,
+        Command::Reconcile { tenant } => {
+            print_list(context, &context.control().await?.reconcile(tenant.as_ref()).await?)
+        }
     }
 }
 
@@ -228,7 +223,8 @@ async fn create(context: &Context, new: Create) -> Result<(), Failure> {
     }
 }
 
-async fn subscribe(context: &Context, control: &Control, wanted: Subscribe) -> Result<(), Failure> {
+async fn subscribe(context: &Context, wanted: Subscribe) -> Result<(), Failure> {
+    let control = context.control().await?;
     let overrides = Overrides { isolation: wanted.isolation, server: wanted.server, database: wanted.database };
     let subscription = Subscription {
         module: wanted.module,
@@ -254,7 +250,8 @@ struct Deleted<'a> {
     result: &'static str,
 }
 
-async fn delete(context: &Context, control: &Control, name: &TenantName, drop_data: bool) -> Result<(), Failure> {
+async fn delete(context: &Context, name: &TenantName, drop_data: bool) -> Result<(), Failure> {
+    let control = context.control().await?;
     let slug = control.tenant(name).await?.tenant.slug;
     match control.delete(name, drop_data).await? {
         Some(archived) => show(context, &archived),
@@ -272,19 +269,6 @@ fn print_created(context: &Context, tenant: &TenantDetails, password: Option<&Se
         remark("The password is shown this once; it is kept nowhere.");
     }
     Ok(())
-}
-
-async fn list(context: &Context, control: &Control) -> Result<(), Failure> {
-    let mut tenants: Vec<TenantDetails> = Vec::new();
-    loop {
-        let after = tenants.last().map(|tenant| tenant.tenant.slug.clone());
-        let page = control.registry().tenants(after.as_ref(), PAGE).await?;
-        let done = page.len() < PAGE as usize;
-        tenants.extend(page);
-        if done {
-            return print_list(context, &tenants);
-        }
-    }
 }
 
 fn print_list(context: &Context, tenants: &[TenantDetails]) -> Result<(), Failure> {

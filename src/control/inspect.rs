@@ -10,11 +10,9 @@ use super::error::Error;
 use super::order::Inventory;
 use super::place::Place;
 use super::provision::check_admin;
-use super::tenants::{Control, chain};
+use super::tenants::chain;
+use crate::registry::TenantDetails;
 use crate::tenant::{Pooling, Server, ServerName};
-
-/// Tenants read from the registry at a time.
-const PAGE: u32 = 500;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,57 +24,47 @@ pub struct Problem {
 }
 
 /// Connects to every server with its credentials and looks for the schema of every place.
-///
-/// # Errors
-/// The registry's; everything else is a [`Problem`].
-pub async fn inspect(control: &Control) -> Result<Vec<Problem>, Error> {
-    let inventory = control.inventory().await?;
+pub async fn inspect(inventory: &Inventory, tenants: &[TenantDetails]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut reached = BTreeMap::new();
     for server in &inventory.servers {
         let server = Arc::new(server.clone());
+        // A server without an admin secret serves; only provisioning does without it.
+        if server.admin_secret.is_none() {
+            continue;
+        }
         match check_admin(&server).await {
             Ok(()) => drop(reached.insert(server.name.clone(), server)),
             Err(error) => problems.push(problem(format!("server {}", server.name), &error)),
         }
     }
-    let mut places: BTreeMap<(ServerName, String), Vec<(String, Place)>> = BTreeMap::new();
-    collect(control, &inventory, &mut places, &mut problems).await?;
-    for ((server, database), places) in &places {
+    for ((server, database), places) in &collect(inventory, tenants, &mut problems) {
         // What keeps a server from being reached was said above.
         if let Some(server) = reached.get(server) {
             inspect_database(server, database, places, &mut problems).await;
         }
     }
-    Ok(problems)
+    problems
 }
 
-async fn collect(
-    control: &Control,
-    inventory: &Inventory,
-    places: &mut BTreeMap<(ServerName, String), Vec<(String, Place)>>,
-    problems: &mut Vec<Problem>,
-) -> Result<(), Error> {
-    let mut after = None;
-    loop {
-        let page = control.registry().tenants(after.as_ref(), PAGE).await?;
-        for tenant in &page {
-            for placement in &tenant.placements {
-                let what = format!("tenant {} module {}", tenant.tenant.slug, placement.module);
-                match inventory.place(tenant, placement) {
-                    Ok(place) => {
-                        let database = (placement.server.clone(), placement.database.to_string());
-                        places.entry(database).or_default().push((what, place));
-                    }
-                    Err(error) => problems.push(problem(what, &error)),
+/// Places by server and database.
+type Places = BTreeMap<(ServerName, String), Vec<(String, Place)>>;
+
+fn collect(inventory: &Inventory, tenants: &[TenantDetails], problems: &mut Vec<Problem>) -> Places {
+    let mut places = Places::new();
+    for tenant in tenants {
+        for placement in &tenant.placements {
+            let what = format!("tenant {} module {}", tenant.tenant.slug, placement.module);
+            match inventory.place(tenant, placement) {
+                Ok(place) => {
+                    let database = (placement.server.clone(), placement.database.to_string());
+                    places.entry(database).or_default().push((what, place));
                 }
+                Err(error) => problems.push(problem(what, &error)),
             }
         }
-        match page.last() {
-            Some(last) if page.len() == PAGE as usize => after = Some(last.tenant.slug.clone()),
-            _ => return Ok(()),
-        }
     }
+    places
 }
 
 async fn inspect_database(

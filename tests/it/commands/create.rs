@@ -246,3 +246,62 @@ async fn check_names_each_thing_that_is_wrong() {
     assert!(said.contains("password"), "{said}");
     assert!(!said.contains("wrong"), "{said}");
 }
+
+#[tokio::test]
+async fn check_reads_the_whole_configuration_and_a_registry_file() {
+    let site = Site::new("file").await;
+    let port = support::cluster().await.port();
+    let secret = site.secret("admin");
+    let file = site.files.path().join("tenants.toml");
+    let database = &site.registry.name;
+    let tenants = format!(
+        r#"
+        [[server]]
+        name = "main"
+        host = "127.0.0.1"
+        port = {port}
+        admin_secret = "{secret}"
+        [[module]]
+        name = "crm"
+        isolation = "schema"
+        server = "main"
+        database = "{database}"
+        [[tenant]]
+        id = "0190b5a0-0000-7000-8000-00000000000a"
+        slug = "acme"
+        name = "Acme"
+        aliases = ["krn:x"]
+        [[tenant.placement]]
+        module = "crm"
+        schema = "crm_acme"
+        role = "{database}_r"
+        "#
+    );
+    std::fs::write(&file, tenants).unwrap();
+    let registry = file.to_str().unwrap();
+    let read = |arguments: &[&str]| site.json(&[arguments, &["--registry", registry]].concat());
+    assert_eq!(read(&["tenant", "show", "krn:x"])["slug"], "acme");
+    assert_eq!(read(&["tenant", "list"])[0]["modules"][0]["schema"], "crm_acme");
+    assert_eq!(read(&["module", "list"])[0]["name"], "crm");
+    assert!(site.fails(1, &["tenant", "suspend", "acme", "--registry", registry]).contains("editor"));
+    // The schema is not there; then it is, and what is wrong is the configuration.
+    let config = site.files.path().join("pgtenant.toml");
+    let with = |text: &str| {
+        std::fs::write(&config, text).unwrap();
+        let mut check = site.command(&["check", "--json", "--config", config.to_str().unwrap()]);
+        let output = check.env_remove("PGTENANT_REGISTRY").output().unwrap();
+        let problems: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(problems != serde_json::json!([]))));
+        problems
+    };
+    let problems = with("[registry]\nfile = 'tenants.toml'");
+    assert_eq!((problems.as_array().unwrap().len(), &problems[0]["what"]), (1, &Value::from("tenant acme module crm")));
+    site.registry.admin.batch_execute("CREATE SCHEMA crm_acme").await.unwrap();
+    assert_eq!(with("[registry]\nfile = 'tenants.toml'"), serde_json::json!([]));
+    let problems =
+        with("[registry]\nfile = 'tenants.toml'\n[listen]\ntls_certificate = 'none.crt'\ntls_key = 'none.key'");
+    assert_eq!(problems[0]["what"], "configuration");
+    assert!(problems[0]["problem"].as_str().unwrap().starts_with("listen.tls_certificate"), "{problems}");
+    let problems = with("[registry]\nfiel = 'tenants.toml'");
+    assert!(problems[0]["problem"].as_str().unwrap().contains("registry.file"), "{problems}");
+}

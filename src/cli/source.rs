@@ -1,0 +1,67 @@
+//! A registry to read from, whichever kind it is: a database, or a file.
+
+use crate::control::{Control, Error, Inventory};
+use crate::registry::{Contents, TenantDetails};
+use crate::tenant::TenantName;
+
+/// Tenants read from the registry at a time.
+const PAGE: u32 = 500;
+
+/// Where commands that change nothing read from.
+pub(super) enum Source {
+    /// A registry database.
+    Database(Control),
+    /// A registry file, read and found in order.
+    File(Contents),
+}
+
+impl Source {
+    /// All servers and modules.
+    pub(super) async fn inventory(&self) -> Result<Inventory, Error> {
+        match self {
+            Self::Database(control) => control.inventory().await,
+            Self::File(contents) => {
+                Ok(Inventory { servers: contents.servers.clone(), modules: contents.modules.clone() })
+            }
+        }
+    }
+
+    /// A tenant by any of its names.
+    pub(super) async fn tenant(&self, name: &TenantName) -> Result<TenantDetails, Error> {
+        match self {
+            Self::Database(control) => control.tenant(name).await,
+            Self::File(contents) => {
+                let found = contents.tenants.iter().find(|tenant| is_named(tenant, name));
+                found.cloned().ok_or_else(|| Error::NoTenant { name: name.to_string() })
+            }
+        }
+    }
+
+    /// All tenants, by their slugs.
+    pub(super) async fn tenants(&self) -> Result<Vec<TenantDetails>, Error> {
+        let control = match self {
+            Self::Database(control) => control,
+            Self::File(contents) => {
+                let mut tenants = contents.tenants.clone();
+                tenants.sort_by(|a, b| a.tenant.slug.cmp(&b.tenant.slug));
+                return Ok(tenants);
+            }
+        };
+        let mut tenants: Vec<TenantDetails> = Vec::new();
+        loop {
+            let after = tenants.last().map(|tenant| tenant.tenant.slug.clone());
+            let page = control.registry().tenants(after.as_ref(), PAGE).await?;
+            let done = page.len() < PAGE as usize;
+            tenants.extend(page);
+            if done {
+                return Ok(tenants);
+            }
+        }
+    }
+}
+
+fn is_named(tenant: &TenantDetails, name: &TenantName) -> bool {
+    let row = &tenant.tenant;
+    let name = name.as_str();
+    row.slug.as_str() == name || row.id.to_string() == name || tenant.aliases.iter().any(|alias| alias.as_str() == name)
+}
