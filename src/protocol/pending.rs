@@ -36,7 +36,21 @@ const CAPACITY_KEPT: usize = 32;
 pub struct Pending {
     owed: VecDeque<Owed>,
     skipping: bool,
-    copying_in: bool,
+    copy: Copy,
+    /// A copy failed around a Sync: whether the Sync will be answered, or was read as part of the copy, cannot be known.
+    uncertain: bool,
+}
+
+/// How far a COPY FROM STDIN is.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+enum Copy {
+    /// There is none.
+    #[default]
+    None,
+    /// The server reads rows. `swallowed`: Syncs were among them.
+    Reading { swallowed: bool },
+    /// The client has sent its end; the server has not said so yet.
+    Ending { swallowed: bool },
 }
 
 impl Pending {
@@ -58,11 +72,17 @@ impl Pending {
         self.skipping
     }
 
+    /// Whether the server may owe more than is known here. Once so, always so: the connection must never serve another.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        self.uncertain
+    }
+
     /// Whether a ReadyForQuery will come if the client sends nothing more.
     #[must_use]
     pub fn awaits_ready(&self) -> bool {
         let ends = |owed: &Owed| matches!(owed, Owed::Query | Owed::FunctionCall | Owed::Sync);
-        !self.copying_in && self.owed.iter().any(ends)
+        !matches!(self.copy, Copy::Reading { .. }) && self.owed.iter().any(ends)
     }
 
     /// Forgets everything: the messages were never sent.
@@ -78,11 +98,14 @@ impl Pending {
             }
             self.skipping = false;
         }
-        if self.copying_in {
+        if let Copy::Reading { swallowed } = &mut self.copy {
             match message {
-                Owed::CopyEnd => self.copying_in = false,
+                Owed::CopyEnd => self.copy = Copy::Ending { swallowed: *swallowed },
                 // PostgreSQL reads Sync and Flush during COPY FROM STDIN and ignores them.
-                Owed::Sync => return,
+                Owed::Sync => {
+                    *swallowed = true;
+                    return;
+                }
                 _ => {}
             }
         }
@@ -100,6 +123,7 @@ impl Pending {
             b'3' => self.complete(Owed::Close),
             b'T' | b'n' => self.complete(Owed::Describe),
             b'C' | b'I' | b's' => {
+                self.copy = Copy::None;
                 self.complete(Owed::Execute);
             }
             b'G' => self.copy_in_begins(),
@@ -120,13 +144,11 @@ impl Pending {
         if self.front() == Some(message) {
             self.owed.pop_front();
         }
-        if message == Owed::Execute {
-            self.copying_in = false;
-        }
     }
 
     fn ready(&mut self) {
-        self.copying_in = false;
+        self.copy = Copy::None;
+        self.skipping = false;
         if matches!(self.front(), Some(Owed::Query | Owed::FunctionCall | Owed::Sync)) {
             self.owed.pop_front();
         }
@@ -138,7 +160,9 @@ impl Pending {
     }
 
     fn error(&mut self) {
-        self.copying_in = false;
+        if let Copy::Reading { swallowed: true } | Copy::Ending { swallowed: true } = std::mem::take(&mut self.copy) {
+            self.uncertain = true;
+        }
         match self.front() {
             // A simple query's error, or one at commit: ReadyForQuery follows by itself.
             Some(Owed::Query | Owed::FunctionCall | Owed::Sync) | None => {}
@@ -158,14 +182,15 @@ impl Pending {
     fn copy_in_begins(&mut self) {
         self.front();
         let end = self.owed.iter().position(|owed| *owed == Owed::CopyEnd);
-        self.copying_in = end.is_none();
-        let until = end.unwrap_or(self.owed.len());
+        let (until, before) = (end.unwrap_or(self.owed.len()), self.owed.len());
         let mut index = 0;
         self.owed.retain(|owed| {
             let swallowed = index > 0 && index < until && *owed == Owed::Sync;
             index += 1;
             !swallowed
         });
+        let swallowed = self.owed.len() < before;
+        self.copy = if end.is_none() { Copy::Reading { swallowed } } else { Copy::Ending { swallowed } };
     }
 }
 
@@ -262,6 +287,44 @@ mod tests {
     #[test]
     fn a_copy_that_fails_before_it_begins_answers_its_sync() {
         assert_eq!(after("BES", b"EZ"), 0);
+    }
+
+    #[test]
+    fn a_copy_that_fails_around_a_sync_leaves_doubt() {
+        for messages in ["BES", "BEScS", "QS", "QScS"] {
+            let mut pending = sent(messages);
+            pending.answered(b'2');
+            pending.answered(b'G');
+            assert!(!pending.is_uncertain());
+            pending.answered(b'E');
+            assert!(pending.is_uncertain(), "{messages}");
+        }
+        let mut later = sent("Q");
+        later.answered(b'G');
+        send(&mut later, "S");
+        later.answered(b'E');
+        assert!(later.is_uncertain());
+    }
+
+    #[test]
+    fn a_copy_that_fails_without_a_sync_or_ends_well_leaves_none() {
+        for (messages, answers) in
+            [("BEcS", &b"2GEZ"[..]), ("BES", b"2EZ"), ("BEScS", b"2GCZ"), ("BEScSBES", b"2GCZ2EZ")]
+        {
+            let mut pending = sent(messages);
+            answers.iter().for_each(|answer| pending.answered(*answer));
+            assert!(!pending.is_uncertain() && pending.is_empty(), "{messages}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_ready_skips_nothing() {
+        let mut pending = sent("BES");
+        for answer in b"2GEZ" {
+            pending.answered(*answer);
+        }
+        send(&mut pending, "Q");
+        assert_eq!(pending.len(), 1);
     }
 
     #[test]

@@ -43,8 +43,10 @@ impl Effects {
     pub const UNREADABLE: Self = Self(1 << 13);
     /// An unnamed prepared statement that lives on after its Sync.
     pub const UNNAMED_STATEMENT: Self = Self(1 << 14);
+    /// A copy that failed around a Sync: the server may answer once more than is known.
+    pub const FAILED_COPY: Self = Self(1 << 15);
 
-    const NAMES: [(Self, &'static str); 15] = [
+    const NAMES: [(Self, &'static str); 16] = [
         (Self::PARAMETER, "parameter"),
         (Self::LISTEN, "listen"),
         (Self::ADVISORY_LOCK, "advisory_lock"),
@@ -60,6 +62,7 @@ impl Effects {
         (Self::REPLICATION, "replication"),
         (Self::UNREADABLE, "unreadable"),
         (Self::UNNAMED_STATEMENT, "unnamed_statement"),
+        (Self::FAILED_COPY, "failed_copy"),
     ];
 
     /// Adds all of another set.

@@ -16,8 +16,8 @@ const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What DISCARD ALL does not undo, or what cannot be known to be undone.
-const UNRESTORABLE: [Effects; 5] =
-    [Effects::TEMPORARY, Effects::LOAD, Effects::CODE, Effects::REPLICATION, Effects::UNREADABLE];
+const UNRESTORABLE: [Effects; 6] =
+    [Effects::TEMPORARY, Effects::LOAD, Effects::CODE, Effects::REPLICATION, Effects::UNREADABLE, Effects::FAILED_COPY];
 
 impl Relay {
     /// Relays until the session ends, and puts everything in order.

@@ -45,6 +45,9 @@ impl Relay {
                         if !self.place.session_mode {
                             self.effects.insert(effects);
                         }
+                        if self.pending.is_uncertain() {
+                            self.effects.insert(Effects::FAILED_COPY);
+                        }
                         self.down.fatal_seen = head.kind == b'E' && is_fatal(&unscanned[HEADER_BYTES..count]);
                         link.clean = link.clean || (head.kind == b'Z' && self.pending.is_empty());
                     }
