@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinHandle;
 
 use super::error;
 use super::relay::{End, Link, Relay, Turn};
@@ -46,7 +47,7 @@ impl Relay {
                 Some(error::not_asserted())
             }
         };
-        self.settle_server(&end);
+        let stopping = self.settle_server(&end);
         if let Some(report) = last_word
             && self.down.rest == 0
             && self.flush_whole().await
@@ -55,6 +56,12 @@ impl Relay {
         }
         // A client that is gone cannot be told so.
         let _ = tokio::time::timeout(LAST_WORD_TIMEOUT, self.client.shutdown()).await;
+        // The session counts until its statement is stopped: at shutdown the process must not end before.
+        if let Some(stopping) = stopping
+            && let Err(error) = stopping.await
+        {
+            tracing::error!(%error, "the task that stops a statement failed");
+        }
     }
 
     /// Sends what was on its way, so that a last word does not land inside another message.
@@ -64,28 +71,27 @@ impl Relay {
             || matches!(tokio::time::timeout(LAST_WORD_TIMEOUT, self.client.write_all(rest)).await, Ok(Ok(())))
     }
 
-    /// Restores the server connection for others, or closes it.
-    fn settle_server(&mut self, end: &End) {
-        let Some(link) = self.link.take() else { return };
+    /// Restores the server connection for others, or closes it; the task that stops a running statement, if there is one.
+    fn settle_server(&mut self, end: &End) -> Option<JoinHandle<()>> {
+        let link = self.link.take()?;
         if matches!(end, End::ServerLost | End::NotAsserted(_)) {
-            return;
+            return None;
         }
         let quiet =
             link.clean && link.swallow == 0 && self.pending.is_empty() && self.up.rest == 0 && self.down.rest == 0;
         if !quiet {
-            if !self.pending.is_empty() && link.swallow == 0 {
-                self.stop_statement(link);
-            }
-            return;
+            let running = !self.pending.is_empty() && link.swallow == 0;
+            return running.then(|| self.stop_statement(link));
         }
         let restorable = !UNRESTORABLE.iter().any(|effect| self.effects.has(*effect));
         if link.status == b'I' && restorable {
             tokio::task::spawn_local(restore(link));
         }
+        None
     }
 
     /// The client is gone and its statement still runs: cancel it, then close, which rolls back.
-    fn stop_statement(&self, link: Link) {
+    fn stop_statement(&self, link: Link) -> JoinHandle<()> {
         let target = link.server.cancel_target();
         let front = self.thread.front().clone();
         tokio::task::spawn_local(async move {
@@ -95,7 +101,7 @@ impl Relay {
                 tracing::warn!(%error, process_id, "cancel request for a client that is gone failed");
             }
             drop(link);
-        });
+        })
     }
 }
 
