@@ -3,13 +3,19 @@
 #[cfg(test)]
 mod backend;
 #[cfg(test)]
+mod cancel;
+#[cfg(test)]
 mod cluster;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod conversation;
 #[cfg(test)]
+mod copy;
+#[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod drain;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -18,6 +24,8 @@ mod provision;
 mod psql;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod relay;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]

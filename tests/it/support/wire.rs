@@ -29,6 +29,25 @@ impl Message {
     }
 }
 
+/// The first column of the first row of an answer without errors; empty when there is none.
+pub(crate) fn value(answer: &[Message]) -> String {
+    if let Some(error) = answer.iter().find(|message| message.kind == b'E') {
+        panic!("{}: {}", error.field(b'C'), error.field(b'M'));
+    }
+    assert_eq!(answer.last().map(|message| message.kind), Some(b'Z'), "the connection was closed");
+    let row = answer.iter().find(|message| message.kind == b'D').map_or(&[][..], |row| &row.body[..]);
+    let length = row.get(2..6).map_or(0, |length| i32::from_be_bytes(length.try_into().expect("four bytes")));
+    let length = usize::try_from(length).unwrap_or(0);
+    String::from_utf8_lossy(row.get(6..6 + length).unwrap_or_default()).into_owned()
+}
+
+/// SQLSTATE and text of the error in an answer, and the transaction status after it (`-` when the connection was closed).
+pub(crate) fn failure(answer: &[Message]) -> (String, String, char) {
+    let error = answer.iter().find(|message| message.kind == b'E').expect("an error");
+    let status = answer.last().filter(|last| last.kind == b'Z').map_or('-', |last| char::from(last.body[0]));
+    (error.field(b'C'), error.field(b'M'), status)
+}
+
 /// A raw connection.
 pub(crate) struct Wire {
     pub(crate) stream: TcpStream,
@@ -67,9 +86,64 @@ pub(crate) fn execute() -> Vec<u8> {
     message(b'E', b"\0\0\0\0\0")
 }
 
+/// Execute of the unnamed portal, so many rows at most.
+pub(crate) fn execute_rows(rows: u32) -> Vec<u8> {
+    message(b'E', &[b"\0", &rows.to_be_bytes()[..]].concat())
+}
+
+/// Parse, Bind and Execute of the unnamed statement.
+pub(crate) fn extended(sql: &str) -> Vec<u8> {
+    [parse("", sql), bind(""), execute()].concat()
+}
+
+/// Describe (`S` a statement, `P` a portal).
+pub(crate) fn describe(kind: u8, name: &str) -> Vec<u8> {
+    message(b'D', &[&[kind], name.as_bytes(), b"\0"].concat())
+}
+
+/// Close (`S` a statement, `P` a portal).
+pub(crate) fn close(kind: u8, name: &str) -> Vec<u8> {
+    message(b'C', &[&[kind], name.as_bytes(), b"\0"].concat())
+}
+
 /// Sync.
 pub(crate) fn sync() -> Vec<u8> {
     message(b'S', b"")
+}
+
+/// Flush.
+pub(crate) fn flush() -> Vec<u8> {
+    message(b'H', b"")
+}
+
+/// CopyData.
+pub(crate) fn copy_data(data: &[u8]) -> Vec<u8> {
+    message(b'd', data)
+}
+
+/// CopyDone.
+pub(crate) fn copy_done() -> Vec<u8> {
+    message(b'c', b"")
+}
+
+/// CopyFail.
+pub(crate) fn copy_fail(reason: &str) -> Vec<u8> {
+    message(b'f', &[reason.as_bytes(), b"\0"].concat())
+}
+
+/// Terminate.
+pub(crate) fn terminate() -> Vec<u8> {
+    message(b'X', b"")
+}
+
+/// Asks for a cancel on a connection of its own, and waits until that is closed.
+pub(crate) async fn cancel(address: SocketAddr, process_id: i32, secret: &[u8]) {
+    let length = u32::try_from(12 + secret.len()).expect("a length");
+    let code = (1234_u32 << 16) | 5678;
+    let request = [&length.to_be_bytes()[..], &code.to_be_bytes(), &process_id.to_be_bytes(), secret].concat();
+    let mut wire = Wire::open(address).await;
+    wire.send(&request).await;
+    assert!(wire.is_closed().await, "a cancel request gets no answer");
 }
 
 /// A startup packet of protocol 3.0.
@@ -152,6 +226,11 @@ impl Wire {
         self.stream.write_all(bytes).await.expect("send");
     }
 
+    /// Sends bytes to a peer that may have closed the connection.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
     /// The next message; none when the connection was closed.
     pub(crate) async fn receive(&mut self) -> Option<Message> {
         let read = async {
@@ -176,6 +255,17 @@ impl Wire {
             }
         }
         messages
+    }
+
+    /// Sends a simple query and returns the messages up to ReadyForQuery.
+    pub(crate) async fn query(&mut self, sql: &str) -> Vec<Message> {
+        self.send(&query(sql)).await;
+        self.until_ready().await
+    }
+
+    /// The same for a query that must succeed: the first column of the first row, empty when there is none.
+    pub(crate) async fn ask(&mut self, sql: &str) -> String {
+        value(&self.query(sql).await)
     }
 
     /// The types of the messages up to the next ReadyForQuery.

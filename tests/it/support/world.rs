@@ -106,7 +106,12 @@ impl World {
 
     /// The same with a slug of the caller's, which must be unique, and further arguments of `tenant create`.
     pub(crate) async fn tenant_with(&self, slug: &str, arguments: &[&str]) -> Tenant {
-        let modules = MODULES.map(|(module, _, _)| module).join(",");
+        self.tenant_in(slug, &MODULES.map(|(module, _, _)| module), arguments).await
+    }
+
+    /// A new tenant in these modules only.
+    pub(crate) async fn tenant_in(&self, slug: &str, modules: &[&str], arguments: &[&str]) -> Tenant {
+        let modules = modules.join(",");
         let create = ["tenant", "create", slug, "--name", slug, "--modules", &modules, "--json"];
         let printed = self.run(&[&create, arguments].concat()).await;
         let made: Value = serde_json::from_str(&printed).expect("JSON");

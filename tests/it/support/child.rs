@@ -1,0 +1,103 @@
+//! The program itself, serving, in a process of its own.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{ChildStderr, Command};
+use tokio::time::timeout;
+
+use super::world::World;
+
+/// Longest wait for a line of the log, or for the end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `pgtenant serve`; killed when dropped.
+pub(crate) struct Child {
+    pub(crate) address: SocketAddr,
+    process: tokio::process::Child,
+    log: Lines<BufReader<ChildStderr>>,
+    registry: String,
+    config: PathBuf,
+    _directory: TempDir,
+}
+
+impl Child {
+    /// Serves a world's tenants on a free port, with these further lines of configuration (sections but `[listen]` and
+    /// `[http]`).
+    pub(crate) async fn serve(world: &World, sections: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = directory.path().join("pgtenant.toml");
+        write(&config, &world.registry, sections);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgtenant"));
+        command.args(["serve", "--config"]).arg(&config);
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().expect("start pgtenant");
+        let log = BufReader::new(process.stderr.take().expect("its log")).lines();
+        let registry = world.registry.clone();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut child = Self { address, process, log, registry, config, _directory: directory };
+        let listening = child.logged("listening").await;
+        let (_, address) = listening.split_once("address=").expect("an address");
+        child.address = address.trim().parse().expect("an address");
+        child
+    }
+
+    /// Waits for a line of the log with this text.
+    pub(crate) async fn logged(&mut self, text: &str) -> String {
+        let found = async {
+            while let Some(line) = self.log.next_line().await.expect("read the log") {
+                if line.contains(text) {
+                    return line;
+                }
+            }
+            panic!("the log ended without {text:?}");
+        };
+        timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("no {text:?} in the log"))
+    }
+
+    /// Writes the configuration anew.
+    pub(crate) fn configure(&self, sections: &str) {
+        write(&self.config, &self.registry, sections);
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("send a signal");
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.process.wait()).await.expect("an end").expect("a status")
+    }
+
+    /// Asks it to stop, and waits for its end.
+    pub(crate) async fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// The most memory it had at any time, in KiB.
+    pub(crate) fn memory_kib_max(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    fn pid(&self) -> Pid {
+        let id = self.process.id().expect("a running process");
+        Pid::from_raw(i32::try_from(id).expect("a process id"))
+    }
+}
+
+fn write(path: &PathBuf, registry: &str, sections: &str) {
+    let mut text = String::from("[listen]\naddress = \"127.0.0.1:0\"\n[http]\naddress = \"\"\n");
+    writeln!(text, "[registry]\nurl = \"{registry}\"\n{sections}").expect("write");
+    std::fs::write(path, text).expect("write the configuration");
+}
