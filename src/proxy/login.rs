@@ -18,7 +18,7 @@ use crate::frontend::{
 use crate::net::Stream;
 use crate::protocol::{Protocol, Report, SqlState};
 use crate::session::{Arrival, Ticket, say};
-use crate::tenant::{Placement, Pooling};
+use crate::tenant::{Placement, Pooling, Tenant};
 
 /// Takes one client as far as its thread, within the login time-out.
 pub(super) async fn login(shared: Arc<Shared>, stream: Stream, slot: OwnedSemaphorePermit) {
@@ -117,7 +117,8 @@ async fn ticket(
     peer: &str,
 ) -> Result<Ticket, Report> {
     let live = shared.live.load_full();
-    let placement = admit(&claim.tenant, &claim.request)?;
+    let tenant = present(shared, &claim).await?;
+    let placement = admit(&tenant, &claim.request)?;
     let settings = filter_settings(&claim.request.settings, &placement)?;
     let mut notices = Vec::new();
     if let Some(phase) = claim.by_default {
@@ -128,7 +129,7 @@ async fn ticket(
         .increment(1);
         if phase == DefaultTenantPhase::Warn {
             tracing::warn!(peer, login = claim.login.login, "client named no tenant");
-            notices.push(default_tenant_notice(&claim.tenant, &live.identify));
+            notices.push(default_tenant_notice(&tenant, &live.identify));
         }
     }
     let (credential, server_user) = match placement.pooling {
@@ -137,7 +138,7 @@ async fn ticket(
     };
     Ok(Ticket {
         id: shared.next_session.fetch_add(1, Ordering::Relaxed),
-        tenant: claim.tenant,
+        tenant,
         placement,
         login: claim.login,
         settings,
@@ -148,6 +149,20 @@ async fn ticket(
         notices,
         deadline,
     })
+}
+
+/// The claimed tenant as it is now. The proof may have taken as long as the client liked; what changed meanwhile was told
+/// to the sessions of then, of which this is none.
+async fn present(shared: &Shared, claim: &Claim) -> Result<Arc<Tenant>, Report> {
+    let tenant = match shared.registry.current(claim.tenant.id).await {
+        Ok(tenant) => tenant,
+        // It was known when the client came, which is as good as anything in the cache of a registry that is down.
+        Err(_) => Some(Arc::clone(&claim.tenant)),
+    };
+    let again = "(PT-UNAVAILABLE) the login was changed meanwhile; try again";
+    tenant
+        .filter(|tenant| tenant.login(&claim.login.login) == Some(&claim.login))
+        .ok_or_else(|| Report::fatal(SqlState::CANNOT_CONNECT_NOW, again))
 }
 
 /// The service login of a shared pool, from the server's `app` secret.

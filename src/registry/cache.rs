@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::tenant::{Alias, Tenant, TenantId, TenantName};
+use crate::tenant::{Alias, Tenant, TenantId, TenantName, TenantStatus};
 
 /// The bounds of a [`Cache`].
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +102,7 @@ impl Cache {
         let known = &*known;
         let tenant = Arc::clone(&known.tenant);
         let good_until = known.good_until(self.polled_at, self.limits.stale_max);
-        if watched && known.verified && now < known.fresh_until {
+        if watched && known.verified && now < known.fresh_until && is_settled(&tenant) {
             Found::Fresh(Some(tenant))
         } else if now < good_until {
             Found::Stale(tenant)
@@ -245,6 +245,12 @@ impl Cache {
     }
 }
 
+/// Whether nobody waits for it to change. Who has just made or activated a tenant connects at once, sooner than word of
+/// that may come; so what would be refused is read again.
+fn is_settled(tenant: &Tenant) -> bool {
+    tenant.status == TenantStatus::Active && tenant.placements.iter().all(|placement| placement.ready)
+}
+
 /// All names of a tenant, normalised: the ones it is likeliest to be asked for by first.
 pub(super) fn names_of(tenant: &Tenant) -> Vec<TenantName> {
     // Whatever is a slug or an alias is a name, too.
@@ -258,7 +264,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::tenant::{Slug, TenantStatus};
+    use crate::tenant::Slug;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -317,6 +323,18 @@ mod tests {
         assert_eq!(fresh(&mut cache, "nobody", now).as_deref(), Some(""));
         assert!(matches!(cache.find(&name("acme"), now + 2 * SECOND), Found::Stale(_)));
         assert_eq!(cache.find(&name("nobody"), now + 2 * SECOND), Found::Nothing);
+    }
+
+    #[test]
+    fn what_would_be_refused_is_read_again() {
+        let (mut cache, now) = (cache(100), Instant::now());
+        cache.polled(now);
+        for status in [TenantStatus::Provisioning, TenantStatus::Suspended, TenantStatus::Moving] {
+            cache.learn(&name("acme"), Some(Tenant { status, ..tenant(1, "acme", 1) }), 0, now).unwrap();
+            assert!(matches!(cache.find(&name("acme"), now), Found::Stale(_)), "{status}");
+        }
+        cache.learn(&name("acme"), Some(tenant(1, "acme", 2)), 0, now).unwrap();
+        assert_eq!(fresh(&mut cache, "acme", now).as_deref(), Some("acme"));
     }
 
     #[test]
