@@ -5,6 +5,8 @@ mod backend;
 #[cfg(test)]
 mod cancel;
 #[cfg(test)]
+mod changes;
+#[cfg(test)]
 mod cluster;
 #[cfg(test)]
 mod commands;

@@ -1,0 +1,49 @@
+//! What commands change, clients meet: at once where they would have been let in or kept out wrongly.
+
+use pgtenant::tenant::{TenantName, TenantStatus};
+
+use crate::support::{Wire, connect, one, proxy, refusal, unique, wire, world};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_served_the_moment_it_is_made_and_the_moment_it_is_activated() {
+    let world = world().await;
+    let proxy = proxy(world, |_| {}).await;
+    for _ in 0..3 {
+        let slug = unique("prompt");
+        let create = ["tenant", "create", &slug, "--name", "Prompt", "--modules", "operations", "--json"];
+        let made: serde_json::Value = serde_json::from_str(&world.run(&create).await).unwrap();
+        let mut config = tokio_postgres::Config::new();
+        config.host(proxy.address.ip().to_string()).port(proxy.address.port()).user(format!("app@{slug}"));
+        config.password(made["password"].as_str().unwrap()).dbname("operations");
+        let client = connect(&config).await.unwrap_or_else(|error| panic!("made: {error:?}"));
+        assert_eq!(one(&client, "SELECT 1").await, "1");
+        world.run(&["tenant", "suspend", &slug]).await;
+        // Whether the proxy has heard of it or not, the refusal must not outlive the suspension.
+        let refused = connect(&config).await.err().map(|error| refusal(&error).0);
+        assert!(refused.is_none_or(|code| code == "28000"));
+        world.run(&["tenant", "activate", &slug]).await;
+        connect(&config).await.unwrap_or_else(|error| panic!("activated: {error:?}"));
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_its_time_to_log_in_finds_its_tenant_suspended() {
+    let world = world().await;
+    let tenant = world.tenant("slow").await;
+    let proxy = proxy(world, |_| {}).await;
+    let mut client = Wire::open(proxy.address).await;
+    client.send(&wire::startup(&[("user", &tenant.user()), ("database", "crm")])).await;
+    // The proxy has looked the tenant up when it asks for the proof.
+    client.stream.peek(&mut [0]).await.unwrap();
+    let mut changes = proxy.registry.changes();
+    world.run(&["tenant", "suspend", &tenant.slug]).await;
+    let name = TenantName::parse(&tenant.slug).unwrap();
+    // Other tests' tenants change, too.
+    while proxy.registry.lookup(&name).await.unwrap().unwrap().status != TenantStatus::Suspended {
+        changes.recv().await.unwrap();
+    }
+    let refused = client.authenticate(&tenant.password).await.expect_err("a refusal");
+    assert_eq!((refused.field(b'C').as_str(), &refused.field(b'M')[..14]), ("28000", "(PT-SUSPENDED)"));
+    proxy.stop().await;
+}
