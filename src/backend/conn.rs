@@ -14,6 +14,7 @@ use super::connect::Connected;
 use super::endpoint::Endpoint;
 use super::fields::{parameter_status, set_parameter, sqlstate_of};
 use super::frames::take_frame;
+use super::prepared::PreparedSet;
 use super::want::Want;
 use crate::net::Stream;
 use crate::tenant::TenantId;
@@ -67,6 +68,8 @@ pub struct ServerConn {
     pub unnamed_owner: u64,
     /// The session it last served; 0 for none.
     pub last_session: u64,
+    /// The prepared statements it has of ours.
+    pub prepared: PreparedSet,
     /// When it was opened.
     pub created: Instant,
     /// When it last served somebody.
@@ -102,6 +105,7 @@ impl ServerConn {
             asserted: Asserted::Fresh,
             unnamed_owner: 0,
             last_session: 0,
+            prepared: PreparedSet::default(),
             created: now,
             last_used: now,
             endpoint,

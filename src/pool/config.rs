@@ -35,6 +35,9 @@ pub struct Config {
     pub connect_concurrency: u32,
     /// Most clients waiting for one pool.
     pub queue_length_max: u32,
+    /// Most named prepared statements kept on one connection in transaction mode; 0 keeps a client that uses one on its
+    /// connection instead.
+    pub max_prepared_statements: u32,
 }
 
 /// The bounds of one pool.
@@ -80,6 +83,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(10),
             connect_concurrency: 4,
             queue_length_max: 10_000,
+            max_prepared_statements: 200,
         }
     }
 }

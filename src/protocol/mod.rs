@@ -12,7 +12,7 @@ mod statement;
 pub use frame::{HEADER_BYTES, Header, LengthError, WHOLE_BYTES_MAX, check_frontend, cstring, header};
 pub use messages::{authentication_ok, backend_key_data, parameter_status, ready_for_query};
 pub use options::{OptionSetting, OptionsError, parse_options};
-pub use pending::{Owed, Pending};
+pub use pending::{Answer, Fate, Owed, Pending};
 pub use report::{Report, Severity};
 pub use sqlstate::SqlState;
 pub use startup::{

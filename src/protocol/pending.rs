@@ -5,6 +5,28 @@
 
 use std::collections::VecDeque;
 
+/// Who answers a message, and who gets the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The server answers the client.
+    Server,
+    /// The server answers pgtenant; the client did not send the message.
+    Hidden,
+    /// pgtenant answers the client; the server never saw the message.
+    Own,
+}
+
+/// What becomes of an answer of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes to the client.
+    Pass,
+    /// It goes to the client, and a statement that has a number is prepared now.
+    Confirm,
+    /// It does not go to the client.
+    Hide,
+}
+
 /// A message that was sent and will be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owed {
@@ -14,8 +36,8 @@ pub enum Owed {
     FunctionCall,
     /// Sync: ReadyForQuery.
     Sync,
-    /// Parse: ParseComplete.
-    Parse,
+    /// Parse: ParseComplete. With the number of the statement, 0 for those that have none.
+    Parse(Answer, u32),
     /// Bind: BindComplete.
     Bind,
     /// Describe: RowDescription or NoData.
@@ -23,7 +45,7 @@ pub enum Owed {
     /// Execute: rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
     /// Close: CloseComplete.
-    Close,
+    Close(Answer),
     /// CopyDone or CopyFail: no answer of its own, but it ends the stretch in which Syncs are swallowed.
     CopyEnd,
 }
@@ -115,21 +137,51 @@ impl Pending {
         self.owed.push_back(message);
     }
 
-    /// The server answered with a message of this type.
-    pub fn answered(&mut self, kind: u8) {
+    /// The server answered with a message of this type. After an error, `lost` is given each message that will get no answer
+    /// any more, the failed one first.
+    pub fn answered(&mut self, kind: u8, lost: impl FnMut(Owed)) -> Fate {
         match kind {
-            b'1' => self.complete(Owed::Parse),
+            b'1' => return self.complete_parse_or_close(|owed| matches!(owed, Owed::Parse(..))),
+            b'3' => return self.complete_parse_or_close(|owed| matches!(owed, Owed::Close(_))),
             b'2' => self.complete(Owed::Bind),
-            b'3' => self.complete(Owed::Close),
             b'T' | b'n' => self.complete(Owed::Describe),
             b'C' | b'I' | b's' => {
                 self.copy = Copy::None;
                 self.complete(Owed::Execute);
             }
             b'G' => self.copy_in_begins(),
-            b'E' => self.error(),
+            b'E' => self.error(lost),
             b'Z' => self.ready(),
             _ => {}
+        }
+        Fate::Pass
+    }
+
+    /// The next message if it is pgtenant's turn to answer it: everything before it has been answered.
+    #[must_use]
+    pub fn own_turn(&mut self) -> Option<Owed> {
+        match self.front() {
+            Some(owed @ (Owed::Parse(Answer::Own, _) | Owed::Close(Answer::Own))) => Some(owed),
+            _ => None,
+        }
+    }
+
+    /// pgtenant has answered the message of [`Pending::own_turn`].
+    pub fn own_answered(&mut self) {
+        if self.own_turn().is_some() {
+            self.owed.pop_front();
+        }
+    }
+
+    fn complete_parse_or_close(&mut self, is_kind: impl Fn(&Owed) -> bool) -> Fate {
+        let front = self.front();
+        if front.as_ref().is_some_and(is_kind) {
+            self.owed.pop_front();
+        }
+        match front {
+            Some(Owed::Parse(Answer::Hidden, _) | Owed::Close(Answer::Hidden)) => Fate::Hide,
+            Some(Owed::Parse(_, 1..)) => Fate::Confirm,
+            _ => Fate::Pass,
         }
     }
 
@@ -159,7 +211,7 @@ impl Pending {
         }
     }
 
-    fn error(&mut self) {
+    fn error(&mut self, mut lost: impl FnMut(Owed)) {
         if let Copy::Reading { swallowed: true } | Copy::Ending { swallowed: true } = std::mem::take(&mut self.copy) {
             self.uncertain = true;
         }
@@ -171,6 +223,7 @@ impl Pending {
                     if *owed == Owed::Sync {
                         return;
                     }
+                    lost(*owed);
                     self.owed.pop_front();
                 }
                 self.skipping = true;
@@ -210,11 +263,13 @@ mod tests {
                 'Q' => Owed::Query,
                 'F' => Owed::FunctionCall,
                 'S' => Owed::Sync,
-                'P' => Owed::Parse,
+                'P' => Owed::Parse(Answer::Server, 0),
+                'p' => Owed::Parse(Answer::Own, 1),
+                'h' => Owed::Parse(Answer::Hidden, 2),
                 'B' => Owed::Bind,
                 'D' => Owed::Describe,
                 'E' => Owed::Execute,
-                'C' => Owed::Close,
+                'C' => Owed::Close(Answer::Server),
                 _ => Owed::CopyEnd,
             });
         }
@@ -223,7 +278,7 @@ mod tests {
     fn after(sent_messages: &str, answers: &[u8]) -> usize {
         let mut pending = sent(sent_messages);
         for answer in answers {
-            pending.answered(*answer);
+            pending.answered(*answer, |_| {});
         }
         pending.len()
     }
@@ -252,11 +307,11 @@ mod tests {
     #[test]
     fn messages_sent_while_the_server_skips_are_not_owed() {
         let mut pending = sent("PBE");
-        pending.answered(b'E');
+        pending.answered(b'E', |_| {});
         send(&mut pending, "PQ");
         assert!(pending.is_empty() && pending.is_skipping());
         send(&mut pending, "S");
-        pending.answered(b'Z');
+        pending.answered(b'Z', |_| {});
         assert!(pending.is_empty() && !pending.is_skipping());
     }
 
@@ -269,12 +324,12 @@ mod tests {
     #[test]
     fn syncs_sent_with_a_copy_are_swallowed_by_it() {
         let mut pending = sent("BES");
-        pending.answered(b'2');
-        pending.answered(b'G');
+        pending.answered(b'2', |_| {});
+        pending.answered(b'G', |_| {});
         assert_eq!(pending.len(), 1);
         send(&mut pending, "cS");
-        pending.answered(b'C');
-        pending.answered(b'Z');
+        pending.answered(b'C', |_| {});
+        pending.answered(b'Z', |_| {});
         assert!(pending.is_empty());
     }
 
@@ -293,16 +348,16 @@ mod tests {
     fn a_copy_that_fails_around_a_sync_leaves_doubt() {
         for messages in ["BES", "BEScS", "QS", "QScS"] {
             let mut pending = sent(messages);
-            pending.answered(b'2');
-            pending.answered(b'G');
+            pending.answered(b'2', |_| {});
+            pending.answered(b'G', |_| {});
             assert!(!pending.is_uncertain());
-            pending.answered(b'E');
+            pending.answered(b'E', |_| {});
             assert!(pending.is_uncertain(), "{messages}");
         }
         let mut later = sent("Q");
-        later.answered(b'G');
+        later.answered(b'G', |_| {});
         send(&mut later, "S");
-        later.answered(b'E');
+        later.answered(b'E', |_| {});
         assert!(later.is_uncertain());
     }
 
@@ -312,7 +367,9 @@ mod tests {
             [("BEcS", &b"2GEZ"[..]), ("BES", b"2EZ"), ("BEScS", b"2GCZ"), ("BEScSBES", b"2GCZ2EZ")]
         {
             let mut pending = sent(messages);
-            answers.iter().for_each(|answer| pending.answered(*answer));
+            for answer in answers {
+                pending.answered(*answer, |_| {});
+            }
             assert!(!pending.is_uncertain() && pending.is_empty(), "{messages}");
         }
     }
@@ -321,10 +378,31 @@ mod tests {
     fn a_server_that_is_ready_skips_nothing() {
         let mut pending = sent("BES");
         for answer in b"2GEZ" {
-            pending.answered(*answer);
+            pending.answered(*answer, |_| {});
         }
         send(&mut pending, "Q");
         assert_eq!(pending.len(), 1);
+    }
+
+    #[test]
+    fn hidden_answers_are_hidden_and_own_ones_come_in_their_turn() {
+        let mut pending = sent("PhpBS");
+        assert_eq!(pending.own_turn(), None, "two answers of the server come first");
+        assert_eq!(pending.answered(b'1', |_| {}), Fate::Pass);
+        assert_eq!(pending.answered(b'1', |_| {}), Fate::Hide);
+        assert_eq!(pending.own_turn(), Some(Owed::Parse(Answer::Own, 1)));
+        pending.own_answered();
+        assert_eq!(pending.own_turn(), None);
+        assert_eq!(pending.answered(b'2', |_| {}), Fate::Pass);
+    }
+
+    #[test]
+    fn an_error_tells_which_messages_are_lost() {
+        let mut pending = sent("hBpSP");
+        let mut lost = Vec::new();
+        pending.answered(b'E', |owed| lost.push(owed));
+        assert_eq!(lost, [Owed::Parse(Answer::Hidden, 2), Owed::Bind, Owed::Parse(Answer::Own, 1)]);
+        assert_eq!(pending.len(), 2);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::end::say;
 use super::error;
 use super::keys::{CancelKey, CancelKeys, Owner};
 use super::place::place;
+use super::prepared::Names;
 use super::relay::{Down, Link, Place, Relay, Up};
 use super::thread::{Parameters, Thread};
 use crate::backend::{Asserted, ConnectError, Credential, Pools, Servers, has_schema, simple};
@@ -140,6 +141,7 @@ impl Arrival {
             down: Down::default(),
             pending: Pending::default(),
             effects,
+            names: Names::default(),
             counted: Effects::NONE,
             place,
             control,

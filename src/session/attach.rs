@@ -76,6 +76,7 @@ impl Relay {
 
     /// Makes a connection this session's, its context asserted with the first bytes that go to it.
     pub(super) fn attach(&mut self, mut server: Checkout<Servers>) {
+        server.prepared.batch_begins();
         let same_session = server.last_session == self.control.id;
         if !same_session {
             server.last_session = self.control.id;
@@ -136,6 +137,9 @@ impl Relay {
                 self.up.prefix = bytes;
                 return;
             }
+        }
+        if idle {
+            link.server.prepared.batch_begins();
         }
         let mid_frame = self.up.rest > 0 || self.down.rest > 0 || self.down.window.has_held();
         if !idle || self.place.session_mode || mid_frame {

@@ -69,6 +69,30 @@ impl Window {
         self.start = self.ready;
     }
 
+    /// Takes the next `count` unscanned bytes out; what is before them stays.
+    pub(crate) fn cut(&mut self, count: usize) {
+        self.bytes.copy_within(self.ready + count..self.end, self.ready);
+        self.end -= count;
+    }
+
+    /// Whether `with` bytes have room in the place of the next `count`.
+    pub(crate) fn fits(&self, count: usize, with: usize) -> bool {
+        self.end - count + with <= self.bytes.len()
+    }
+
+    /// Puts other bytes in the place of the next `count` unscanned ones, and lets them go on; false, and nothing done, if
+    /// there is no room.
+    pub(crate) fn replace(&mut self, count: usize, with: &[u8]) -> bool {
+        if !self.fits(count, with.len()) {
+            return false;
+        }
+        self.bytes.copy_within(self.ready + count..self.end, self.ready + with.len());
+        self.bytes[self.ready..self.ready + with.len()].copy_from_slice(with);
+        self.end = self.end - count + with.len();
+        self.ready += with.len();
+        true
+    }
+
     /// Throws away everything that has not been scanned.
     pub(crate) fn drop_unscanned(&mut self) {
         self.end = self.ready;
@@ -176,6 +200,22 @@ mod tests {
         assert_eq!(window.ready(), b"xyab");
         assert!(!window.prepend(&[0; BUFFER_BYTES], &buffers));
         assert_eq!(window.ready(), b"xyab");
+    }
+
+    #[test]
+    fn frames_can_be_exchanged_and_cut_out_where_they_stand() {
+        let buffers = Buffers::default();
+        let mut window = filled(&buffers, b"abcdef");
+        window.pass(1);
+        assert!(window.replace(2, b"XYZ"));
+        assert_eq!(window.unscanned().to_vec(), b"def");
+        assert_eq!(window.ready(), b"aXYZ");
+        window.cut(1);
+        assert!(window.replace(0, b"-"));
+        assert_eq!(window.ready(), b"aXYZ-");
+        assert!(!window.replace(1, &[0; BUFFER_BYTES]));
+        let all = window.unscanned().to_vec();
+        assert_eq!(all, b"ef");
     }
 
     #[test]

@@ -114,6 +114,7 @@ async fn restore(mut link: Link) {
             link.server.asserted = Asserted::Fresh;
             link.server.affinity = 0;
             link.server.unnamed_owner = 0;
+            link.server.prepared.clear();
             link.server.checkin();
         }
         Ok(_) => tracing::warn!("server connection in a transaction after DISCARD ALL; closed"),

@@ -11,6 +11,7 @@ mod end;
 mod error;
 mod keys;
 mod place;
+mod prepared;
 mod relay;
 mod scan_down;
 mod scan_up;

@@ -45,7 +45,19 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
     let require_schema = if shared { None } else { placement.schema.clone() };
     let want = Want { class, affinity, startup, require_schema };
     let assertion = Assertion::new(context, shared);
-    Ok(Place { pool_id, pool, finder, want: Rc::new(want), assertion, session_mode, shared })
+    let statement_scope = digest(&(pool_id, ticket.tenant.id, class));
+    let prepared_max = begin.pool.max_prepared_statements;
+    Ok(Place {
+        pool_id,
+        statement_scope,
+        prepared_max,
+        pool,
+        finder,
+        want: Rc::new(want),
+        assertion,
+        session_mode,
+        shared,
+    })
 }
 
 /// Finds a session's pool, at its beginning and when the pool it had was evicted.

@@ -11,6 +11,7 @@ use super::cancels::Cancels;
 use super::context::Assertion;
 use super::control::{Control, Doing};
 use super::place::PoolFinder;
+use super::prepared::Names;
 use super::thread::Thread;
 use crate::backend::{Servers, Want};
 use crate::net::Stream;
@@ -29,6 +30,10 @@ pub(crate) struct Place {
     /// The pool's number, never used twice in a thread.
     pub(crate) pool_id: u64,
     pub(crate) assertion: Assertion,
+    /// Most prepared statements on one connection; 0 carries none.
+    pub(crate) prepared_max: u32,
+    /// Sessions with the same number here share prepared statements.
+    pub(crate) statement_scope: u64,
     /// The connection stays from login to logout.
     pub(crate) session_mode: bool,
     /// The connection serves other tenants, too.
@@ -72,6 +77,8 @@ pub(super) struct Up {
     /// Bytes of our own that go to the server first.
     pub(super) prefix: BytesMut,
     pub(super) unnamed: Unnamed,
+    /// Why the scan stopped in front of a whole frame.
+    pub(super) stopped: Stopped,
 }
 
 /// The text of a long Query or Parse on its way.
@@ -97,6 +104,18 @@ pub(super) enum UnnamedState {
     Bound,
     /// A simple query ended it.
     Dead,
+}
+
+/// What a scan of the client's messages stopped for.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// It did not.
+    #[default]
+    No,
+    /// The next message depends on the server connection that it goes to.
+    ForServer,
+    /// What waits for the server must go first.
+    ForRoom,
 }
 
 /// What is known of the unnamed prepared statement, which another client may have replaced on the server meanwhile.
@@ -132,6 +151,13 @@ pub(super) struct Down {
     pub(super) fatal_seen: bool,
     /// Writing to the server failed: its last word, if it has one, is still to be read.
     pub(super) breaking: bool,
+}
+
+impl Up {
+    /// Whether something waits for the server, or to know which one it will be.
+    fn wants_server(&self) -> bool {
+        self.window.has_ready() || !self.prefix.is_empty() || self.stopped == Stopped::ForServer
+    }
 }
 
 impl Down {
@@ -172,6 +198,8 @@ pub(crate) struct Relay {
     pub(super) pending: Pending,
     /// State that the client left on its server connection.
     pub(super) effects: Effects,
+    /// The client's names of prepared statements.
+    pub(super) names: Names,
     /// Those effects that were counted as reasons for a pin.
     pub(super) counted: Effects,
     pub(super) place: Place,
@@ -244,7 +272,7 @@ impl Relay {
         server_free
             && self.pending.is_empty()
             && self.up.rest == 0
-            && !self.up.window.has_ready()
+            && !self.up.wants_server()
             && !self.down.window.has_ready()
     }
 
@@ -256,7 +284,7 @@ impl Relay {
         if self.down.ended {
             return Some(End::ServerLost);
         }
-        let unsent = self.up.window.has_ready() || !self.up.prefix.is_empty();
+        let unsent = self.up.wants_server() || self.up.stopped != Stopped::No;
         let answered = !self.down.breaking && !self.pending.awaits_ready();
         (self.up.ended && !unsent && answered).then_some(End::Terminated)
     }
@@ -349,9 +377,14 @@ impl Relay {
     fn pump_up(&mut self, cx: &mut Context<'_>) -> Result<Pumped, End> {
         let mut pumped = Pumped::Stuck;
         loop {
-            if self.up.window.has_ready() || !self.up.prefix.is_empty() {
+            if self.up.wants_server() {
                 if self.link.is_none() && !self.attach_at_once() {
                     return Ok(Pumped::NeedServer);
+                }
+                if self.up.stopped == Stopped::ForServer {
+                    // What depended on the server goes in the same write as what did not.
+                    self.scan_up()?;
+                    continue;
                 }
                 match self.flush_up(cx) {
                     Poll::Ready(Ok(())) => pumped = Pumped::Moved,
@@ -366,6 +399,10 @@ impl Relay {
                     }
                     Poll::Pending => return Ok(pumped),
                 }
+                continue;
+            }
+            if self.up.stopped == Stopped::ForRoom {
+                self.scan_up()?;
                 continue;
             }
             if let Some(link) = &mut self.link

@@ -1,109 +1,160 @@
 //! Reading what the server answers: whose turn is over, which settings changed, what must not reach the client.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 
 use super::relay::{End, Link, Relay};
-use crate::protocol::{Effects, HEADER_BYTES, WHOLE_BYTES_MAX, cstring, header};
+use crate::backend::Asserted;
+use crate::protocol::{Effects, Fate, HEADER_BYTES, WHOLE_BYTES_MAX, cstring, header};
 
 impl Relay {
     /// Scans what was read from the server, and lets go on what may.
     pub(super) fn scan_down(&mut self) -> Result<(), End> {
-        let Some(link) = &mut self.link else {
-            return Ok(());
-        };
         loop {
+            let Some(link) = &mut self.link else { return Ok(()) };
             let hidden = link.swallow > 0;
+            let process_id = link.server.process_id;
             if hidden && self.down.window.has_ready() {
                 // What the client gets must be gone before anything is left out after it.
                 return Ok(());
             }
-            let unscanned = self.down.window.unscanned();
-            let mut count = self.down.rest.min(unscanned.len());
-            if count > 0 {
-                self.down.rest -= count;
-            } else {
-                let Ok(head) = header(unscanned) else {
-                    tracing::error!(server_pid = link.server.process_id, "server sent an impossible message length");
-                    self.down.window.drop_unscanned();
-                    self.down.ended = true;
+            if self.down.rest > 0 {
+                let count = self.down.rest.min(self.down.window.unscanned().len());
+                if count == 0 {
                     return Ok(());
-                };
-                let Some(head) = head else {
-                    return Ok(());
-                };
-                count = unscanned.len().min(head.frame_bytes);
-                if !matches!(head.kind, b'D' | b'd') {
-                    if count < head.frame_bytes && head.frame_bytes <= WHOLE_BYTES_MAX {
-                        return Ok(());
-                    }
-                    let body = &mut unscanned[HEADER_BYTES..count];
-                    if hidden {
-                        hidden_message(link, head.kind, body)?;
-                    } else {
-                        self.pending.answered(head.kind);
-                        let effects = server_message(link, head.kind, body, self.process_id);
-                        if !self.place.session_mode {
-                            self.effects.insert(effects);
-                        }
-                        if self.pending.is_uncertain() {
-                            self.effects.insert(Effects::FAILED_COPY);
-                        }
-                        self.down.fatal_seen = head.kind == b'E' && is_fatal(&unscanned[HEADER_BYTES..count]);
-                        link.clean = link.clean || (head.kind == b'Z' && self.pending.is_empty());
-                    }
                 }
-                self.down.rest = head.frame_bytes - count;
+                self.down.rest -= count;
+                self.passed_down(count, hidden, Fate::Pass);
+                continue;
             }
-            if hidden {
-                self.down.window.skip(count);
+            if !hidden && !self.insert_own_answers() {
+                return Ok(());
+            }
+            let unscanned = self.down.window.unscanned();
+            let Ok(head) = header(unscanned) else {
+                tracing::error!(process_id, "server sent an impossible message length");
+                self.down.window.drop_unscanned();
+                self.down.ended = true;
+                return Ok(());
+            };
+            let Some(head) = head else { return Ok(()) };
+            let count = unscanned.len().min(head.frame_bytes);
+            let data = matches!(head.kind, b'D' | b'd');
+            if !data && count < head.frame_bytes && head.frame_bytes <= WHOLE_BYTES_MAX {
+                return Ok(());
+            }
+            let fate = match (data, hidden) {
+                (true, _) => Fate::Pass,
+                (false, true) => self.hidden_message(head.kind, count)?,
+                (false, false) => self.server_message(head.kind, count),
+            };
+            self.down.rest = head.frame_bytes - count;
+            self.passed_down(count, hidden, fate);
+        }
+    }
+
+    /// Scanned bytes go on, or are left out.
+    fn passed_down(&mut self, count: usize, hidden: bool, fate: Fate) {
+        if hidden {
+            self.down.window.skip(count);
+        } else if fate == Fate::Hide {
+            self.down.window.cut(count);
+        } else {
+            self.down.window.pass(count);
+        }
+    }
+
+    /// Puts answers of pgtenant's own where their turn is; false if something must be sent first to make room.
+    fn insert_own_answers(&mut self) -> bool {
+        while self.pending.own_turn().is_some() {
+            if !self.down.window.fits(0, HEADER_BYTES) {
+                if !self.down.window.unscanned().is_empty() {
+                    return false;
+                }
+                self.answer_own();
+            } else if let Some(kind) = self.next_own_answer() {
+                self.down.window.replace(0, &[kind, 0, 0, 0, 4]);
+            }
+        }
+        true
+    }
+
+    /// A message that answers something of pgtenant's.
+    fn hidden_message(&mut self, kind: u8, count: usize) -> Result<Fate, End> {
+        let Some(link) = &mut self.link else { return Ok(Fate::Hide) };
+        let body = &self.down.window.unscanned()[HEADER_BYTES..count];
+        match kind {
+            b'Z' => {
+                link.swallow -= 1;
+                link.status = body.first().copied().unwrap_or(b'E');
                 if link.swallow == 0 {
-                    link.server.asserted =
-                        crate::backend::Asserted::Is(std::rc::Rc::clone(&self.place.assertion.context));
+                    link.server.asserted = Asserted::Is(Rc::clone(&self.place.assertion.context));
                     link.server.affinity = self.place.want.affinity;
                     link.clean = self.pending.is_empty();
                 }
-            } else {
-                self.down.window.pass(count);
             }
+            b'E' => return Err(End::NotAsserted(Bytes::copy_from_slice(body))),
+            b'S' => parameter_changed(link, body),
+            _ => {}
         }
+        Ok(Fate::Hide)
     }
-}
 
-/// A message that answers something of ours.
-fn hidden_message(link: &mut Link, kind: u8, body: &[u8]) -> Result<(), End> {
-    match kind {
-        b'Z' => {
-            link.swallow -= 1;
-            link.status = body.first().copied().unwrap_or(b'E');
+    /// A message for the client, and what it tells of the server's state.
+    fn server_message(&mut self, kind: u8, count: usize) -> Fate {
+        let Some(link) = &mut self.link else { return Fate::Pass };
+        let mut lost = Vec::new();
+        let fate = self.pending.answered(kind, |owed| lost.push(owed));
+        if !lost.is_empty() {
+            self.names.lost(&lost, &mut link.server.prepared);
         }
-        b'E' => return Err(End::NotAsserted(Bytes::copy_from_slice(body))),
-        b'S' => parameter_changed(link, body),
-        _ => {}
-    }
-    Ok(())
-}
-
-/// A message for the client; what it tells of the server's state.
-fn server_message(link: &mut Link, kind: u8, body: &mut [u8], process_id: i32) -> Effects {
-    match kind {
-        b'Z' => link.status = body.first().copied().unwrap_or(b'E'),
-        b'S' => {
-            parameter_changed(link, body);
-            return Effects::REPORTED;
+        if fate == Fate::Confirm {
+            self.names.confirmed();
         }
-        b'C' if body.starts_with(b"RESET\0") || body.starts_with(b"DISCARD ALL\0") => link.reassert = true,
-        // The client knows itself by another number than the server does.
-        b'A' => {
-            if let Some(pid) = body.first_chunk_mut::<4>()
-                && i32::from_be_bytes(*pid) == link.server.process_id
-            {
-                *pid = process_id.to_be_bytes();
+        if self.pending.is_uncertain() {
+            self.effects.insert(Effects::FAILED_COPY);
+        }
+        let body = &mut self.down.window.unscanned()[HEADER_BYTES..count];
+        match kind {
+            b'Z' => {
+                link.status = body.first().copied().unwrap_or(b'E');
+                link.clean = self.pending.is_empty();
             }
+            b'S' => {
+                parameter_changed(link, body);
+                if !self.place.session_mode {
+                    self.effects.insert(Effects::REPORTED);
+                }
+            }
+            b'C' => match &*body {
+                b"RESET\0" => link.reassert = true,
+                b"DISCARD ALL\0" => {
+                    link.reassert = true;
+                    link.server.prepared.clear();
+                    self.names.clear();
+                }
+                b"DEALLOCATE ALL\0" => {
+                    link.server.prepared.clear();
+                    self.names.clear();
+                }
+                _ => {}
+            },
+            // The client knows itself by another number than the server does.
+            b'A' => {
+                if let Some(pid) = body.first_chunk_mut::<4>()
+                    && i32::from_be_bytes(*pid) == link.server.process_id
+                {
+                    *pid = self.process_id.to_be_bytes();
+                }
+            }
+            b'W' if !self.place.session_mode => self.effects.insert(Effects::REPLICATION),
+            b'E' if is_stale_plan(body) => link.server.prepared.expire(),
+            _ => {}
         }
-        b'W' => return Effects::REPLICATION,
-        _ => {}
+        self.down.fatal_seen = kind == b'E' && is_fatal(body);
+        fate
     }
-    Effects::NONE
 }
 
 fn parameter_changed(link: &mut Link, body: &[u8]) {
@@ -115,13 +166,24 @@ fn parameter_changed(link: &mut Link, body: &[u8]) {
 
 /// Whether an ErrorResponse ends the session: field `V`, never translated, says FATAL or PANIC.
 fn is_fatal(body: &[u8]) -> bool {
+    matches!(field(body, b'V'), Some(b"FATAL" | b"PANIC"))
+}
+
+/// Whether a prepared statement's plan no longer fits its tables: `cached plan must not change result type`, told by the
+/// name of the function that says so, which is never translated.
+fn is_stale_plan(body: &[u8]) -> bool {
+    field(body, b'C') == Some(b"0A000") && field(body, b'R') == Some(b"RevalidateCachedQuery")
+}
+
+/// A field of an ErrorResponse, as far as it is there.
+fn field(body: &[u8], code: u8) -> Option<&[u8]> {
     let mut rest = body;
-    while let Some((&code, after)) = rest.split_first() {
-        let Some((value, next)) = cstring(after) else { return false };
-        if code == b'V' {
-            return matches!(value, b"FATAL" | b"PANIC");
+    loop {
+        let (&found, after) = rest.split_first()?;
+        let (value, next) = cstring(after)?;
+        if found == code {
+            return Some(value);
         }
         rest = next;
     }
-    false
 }

@@ -1,15 +1,26 @@
 //! Reading what the client sends: which answers it will bring, and which state it may leave on the server.
 
 use super::error;
-use super::relay::{Discard, End, LongParse, LongText, Relay, Unnamed, UnnamedState};
+use super::prepared::Carried;
+use super::relay::{Discard, End, LongParse, LongText, Relay, Stopped, Unnamed, UnnamedState};
 use crate::protocol::{
-    Effects, HEADER_BYTES, Header, Owed, StatementScan, WHOLE_BYTES_MAX, check_frontend, cstring, effects_of, header,
-    ready_for_query,
+    Answer, Effects, HEADER_BYTES, Header, Owed, StatementScan, WHOLE_BYTES_MAX, check_frontend, cstring, effects_of,
+    header, ready_for_query,
 };
+
+/// Bytes of a long frame that must be there before it goes on: names are in front.
+const LONG_BYTES_MIN: usize = 1024;
 
 impl Relay {
     /// Scans what was read from the client, and lets go on what may.
     pub(super) fn scan_up(&mut self) -> Result<(), End> {
+        self.up.stopped = Stopped::No;
+        self.scan_up_messages()?;
+        self.answer_own();
+        Ok(())
+    }
+
+    fn scan_up_messages(&mut self) -> Result<(), End> {
         loop {
             let unscanned = self.up.window.unscanned();
             if unscanned.is_empty() {
@@ -33,7 +44,8 @@ impl Relay {
             check_frontend(head).map_err(|error| End::Refused(error::length(error)))?;
             let there = unscanned.len().min(head.frame_bytes);
             let whole = there == head.frame_bytes;
-            if !whole && head.frame_bytes <= WHOLE_BYTES_MAX && head.kind != b'd' {
+            let enough = whole || (head.frame_bytes > WHOLE_BYTES_MAX && there >= LONG_BYTES_MIN);
+            if !enough && head.kind != b'd' {
                 return Ok(());
             }
             if head.kind == b'X' {
@@ -43,8 +55,21 @@ impl Relay {
                 return Ok(());
             }
             if self.up.discard == Discard::Nothing {
-                self.client_message(head, there)?;
-                self.up.window.pass(there);
+                match self.carry(head, there) {
+                    Carried::No => {
+                        self.client_message(head, there)?;
+                        self.up.window.pass(there);
+                    }
+                    Carried::Done => {}
+                    Carried::NeedServer => {
+                        self.up.stopped = Stopped::ForServer;
+                        return Ok(());
+                    }
+                    Carried::NeedRoom => {
+                        self.up.stopped = Stopped::ForRoom;
+                        return Ok(());
+                    }
+                }
             } else {
                 self.discarded_message(head, there, whole);
             }
@@ -83,7 +108,7 @@ impl Relay {
                 } else {
                     self.up.scan = Some(LongText::parse(body));
                 }
-                self.pending.sent(Owed::Parse);
+                self.pending.sent(Owed::Parse(Answer::Server, 0));
                 self.parsed(unnamed);
             }
             b'B' => {
@@ -101,7 +126,7 @@ impl Relay {
                 }
             }
             b'E' => self.pending.sent(Owed::Execute),
-            b'C' => self.pending.sent(Owed::Close),
+            b'C' => self.pending.sent(Owed::Close(Answer::Server)),
             b'S' => {
                 self.pending.sent(Owed::Sync);
                 self.batch_ends();

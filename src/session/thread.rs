@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use super::buffer::Buffers;
 use super::control::{Control, Doing};
+use super::prepared::Statements;
 use crate::backend::Want;
 use crate::protocol::{Report, SqlState};
 
@@ -23,6 +24,7 @@ const PARAMETERS_MAX: usize = 1024;
 /// The thread's buffers, clock and sessions.
 pub struct Thread {
     pub(crate) buffers: Buffers,
+    pub(crate) statements: RefCell<Statements>,
     now: Cell<Instant>,
     front: Handle,
     sessions: RefCell<HashMap<u64, Rc<Control>>>,
@@ -44,6 +46,7 @@ impl Thread {
     pub fn new(front: Handle, timeouts: super::Config) -> Rc<Self> {
         Rc::new(Self {
             buffers: Buffers::default(),
+            statements: RefCell::default(),
             now: Cell::new(Instant::now()),
             front,
             sessions: RefCell::new(HashMap::new()),

@@ -1,0 +1,360 @@
+//! Named prepared statements carried across server connections: the client's names stand for statements that each
+//! connection gets when it needs them, under names of pgtenant's own.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::rc::Rc;
+
+use bytes::{BufMut, BytesMut};
+
+use super::relay::Relay;
+use crate::backend::{Preparation, PreparedSet, StatementId};
+use crate::protocol::{Answer, HEADER_BYTES, Header, Owed, Pending, cstring, effects_of};
+
+/// Most statements that a thread remembers without a client that uses them.
+const REMEMBERED_MAX: usize = 10_000;
+/// Most named statements of one client; the server's own limit is its memory.
+const NAMES_MAX: usize = 10_000;
+/// Bytes around a statement's body and names in the messages made here.
+const OVERHEAD_BYTES: usize = 256;
+
+/// A statement, whoever prepares it.
+pub(crate) struct Statement {
+    id: StatementId,
+    /// Parse without the name: text and parameter types.
+    body: Box<[u8]>,
+}
+
+/// The statements of a thread, by scope and body: one text in one pool, for one tenant, is one statement.
+pub(crate) struct Statements {
+    known: HashMap<(u64, Box<[u8]>), Rc<Statement>>,
+    last: StatementId,
+    /// Makes the names on servers unguessable.
+    token: u64,
+}
+
+impl Default for Statements {
+    fn default() -> Self {
+        Self { known: HashMap::new(), last: 0, token: RandomState::new().hash_one(0) }
+    }
+}
+
+impl Statements {
+    fn statement(&mut self, scope: u64, body: &[u8]) -> Rc<Statement> {
+        let key = (scope, Box::from(body));
+        if let Some(known) = self.known.get(&key) {
+            return Rc::clone(known);
+        }
+        if self.known.len() >= REMEMBERED_MAX {
+            self.known.retain(|_, statement| Rc::strong_count(statement) > 1);
+        }
+        // Zero means no statement. By the time numbers come round again their first bearers are long closed.
+        self.last = self.last.checked_add(1).unwrap_or(1);
+        let statement = Rc::new(Statement { id: self.last, body: body.into() });
+        self.known.insert(key, Rc::clone(&statement));
+        statement
+    }
+
+    /// A statement's name on servers.
+    fn name(&self, id: StatementId) -> String {
+        format!("pgtenant_{:016x}_{id}", self.token)
+    }
+}
+
+/// A change of a client's names that the server has not confirmed.
+enum Change {
+    Parsed(Box<[u8]>),
+    Closed(Box<[u8]>, Rc<Statement>),
+}
+
+/// A client's names.
+#[derive(Default)]
+pub(super) struct Names {
+    known: HashMap<Box<[u8]>, Rc<Statement>>,
+    /// In the order of the messages; an error undoes those that it takes along.
+    unconfirmed: VecDeque<Change>,
+}
+
+impl Names {
+    fn parsed(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
+        self.unconfirmed.push_back(Change::Parsed(name.clone()));
+        self.known.insert(name, statement);
+    }
+
+    fn closed(&mut self, name: &[u8]) {
+        if let Some((name, statement)) = self.known.remove_entry(name) {
+            self.unconfirmed.push_back(Change::Closed(name, statement));
+        }
+    }
+
+    /// The oldest change has been answered.
+    pub(super) fn confirmed(&mut self) {
+        self.unconfirmed.pop_front();
+    }
+
+    /// All statements are gone.
+    pub(super) fn clear(&mut self) {
+        self.known.clear();
+    }
+
+    /// These messages got no answer: as if they had never been sent.
+    pub(super) fn lost(&mut self, lost: &[Owed], prepared: &mut PreparedSet) {
+        let mut changes = Vec::new();
+        for owed in lost {
+            match owed {
+                Owed::Parse(Answer::Hidden, id) => prepared.forget(*id),
+                Owed::Parse(answer, id) if *id != 0 => {
+                    if *answer == Answer::Server {
+                        prepared.forget(*id);
+                    }
+                    changes.extend(self.unconfirmed.pop_front());
+                }
+                Owed::Close(Answer::Own) => changes.extend(self.unconfirmed.pop_front()),
+                _ => {}
+            }
+        }
+        for change in changes.into_iter().rev() {
+            match change {
+                Change::Parsed(name) => {
+                    self.known.remove(&name);
+                }
+                Change::Closed(name, statement) => {
+                    self.known.insert(name, statement);
+                }
+            }
+        }
+    }
+}
+
+/// What became of a message about a named statement.
+pub(super) enum Carried {
+    /// It is about none, or one that is the server's own affair: it goes on as it is.
+    No,
+    /// Done: what goes on instead of it is on its way.
+    Done,
+    /// Which connection it will go to must be known first.
+    NeedServer,
+    /// What waits for the server must go first.
+    NeedRoom,
+}
+
+/// Where in a message's body the name of a statement is.
+fn named(kind: u8, body: &[u8]) -> Option<Range<usize>> {
+    let at = match kind {
+        b'P' => 0,
+        b'B' => cstring(body)?.0.len() + 1,
+        b'D' | b'C' if body.first() == Some(&b'S') => 1,
+        _ => return None,
+    };
+    let (name, _) = cstring(&body[at..])?;
+    (!name.is_empty()).then(|| at..at + name.len())
+}
+
+impl Relay {
+    /// Takes a message about a named statement out of the stream, and puts in its place what the server needs.
+    pub(super) fn carry(&mut self, head: Header, there: usize) -> Carried {
+        let carries = !self.place.session_mode && self.place.prepared_max > 0;
+        if !carries || !matches!(head.kind, b'P' | b'B' | b'D' | b'C') || self.pending.is_skipping() {
+            return Carried::No;
+        }
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
+        let Some(at) = named(head.kind, body) else {
+            return Carried::No;
+        };
+        let name = &body[at.clone()];
+        let known = self.names.known.get(name).cloned();
+        let is_parse = head.kind == b'P';
+        if is_parse && (there < head.frame_bytes || self.names.known.len() >= NAMES_MAX) {
+            // Too long to be kept, or one too many: it stays with this connection, and the client with it.
+            let name: Box<[u8]> = name.into();
+            self.names.known.remove(&name);
+            return Carried::No;
+        }
+        if !is_parse && known.is_none() {
+            return Carried::No;
+        }
+        let Some(link) = &mut self.link else {
+            return Carried::NeedServer;
+        };
+        let extra = known.as_ref().map_or(0, |statement| statement.body.len()) + OVERHEAD_BYTES;
+        let fits = self.up.window.fits(there, there + extra);
+        if !fits && self.up.window.has_ready() {
+            return Carried::NeedRoom;
+        }
+        let frame = Frame { kind: head.kind, at, rest: head.frame_bytes - there };
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
+        if is_parse {
+            let text = cstring(&body[frame.at.end + 1..]).map_or(&b""[..], |(text, _)| text);
+            self.effects.insert(effects_of(text));
+        }
+        let mut exchange = Exchange {
+            statements: &mut self.thread.statements.borrow_mut(),
+            set: &mut link.server.prepared,
+            pending: &mut self.pending,
+            out: BytesMut::new(),
+            set_max: self.place.prepared_max as usize,
+        };
+        match (head.kind, known) {
+            (b'P', None) => exchange.parse(&frame, body, self.place.statement_scope, &mut self.names),
+            (b'C', Some(_)) => exchange.close(&body[frame.at.clone()], &mut self.names),
+            (_, Some(statement)) => exchange.use_statement(&frame, body, &statement),
+            (_, None) => {}
+        }
+        let out = exchange.out;
+        if !(fits && self.up.window.replace(there, &out)) {
+            self.up.prefix.extend_from_slice(&out);
+            self.up.window.skip(there);
+        }
+        Carried::Done
+    }
+
+    /// Answers what is pgtenant's turn to answer, while the server has nothing to say.
+    pub(super) fn answer_own(&mut self) {
+        while let Some(kind) = self.next_own_answer() {
+            self.down.own.put_slice(&[kind, 0, 0, 0, 4]);
+        }
+    }
+
+    /// The type of the next message if it is pgtenant's turn to answer.
+    pub(super) fn next_own_answer(&mut self) -> Option<u8> {
+        let kind = match self.pending.own_turn()? {
+            Owed::Close(_) => b'3',
+            _ => b'1',
+        };
+        self.pending.own_answered();
+        self.names.confirmed();
+        Some(kind)
+    }
+}
+
+/// A client's message about a named statement: its type, where the name is in its body, and bytes still to come.
+struct Frame {
+    kind: u8,
+    at: Range<usize>,
+    rest: usize,
+}
+
+/// The messages that go on instead of a client's.
+struct Exchange<'a> {
+    statements: &'a mut Statements,
+    set: &'a mut PreparedSet,
+    pending: &'a mut Pending,
+    out: BytesMut,
+    set_max: usize,
+}
+
+impl Exchange<'_> {
+    /// Parse under a new name: sent only if this connection has not got the statement.
+    fn parse(&mut self, frame: &Frame, body: &[u8], scope: u64, names: &mut Names) {
+        let statement = self.statements.statement(scope, &body[frame.at.end + 1..]);
+        names.parsed(body[frame.at.clone()].into(), Rc::clone(&statement));
+        let preparation = self.set.use_statement(statement.id);
+        if preparation == Preparation::There {
+            return self.pending.sent(Owed::Parse(Answer::Own, statement.id));
+        }
+        if preparation == Preparation::Again {
+            self.close_hidden(statement.id);
+        }
+        self.give_up_surplus();
+        self.renamed(frame, body, statement.id);
+        self.pending.sent(Owed::Parse(Answer::Server, statement.id));
+    }
+
+    /// Close: the client's name goes, the statement stays for others.
+    fn close(&mut self, name: &[u8], names: &mut Names) {
+        names.closed(name);
+        self.pending.sent(Owed::Close(Answer::Own));
+    }
+
+    /// Bind or Describe; and Parse under a name that is taken, which the server itself shall refuse.
+    fn use_statement(&mut self, frame: &Frame, body: &[u8], statement: &Statement) {
+        let preparation = self.set.use_statement(statement.id);
+        if preparation == Preparation::Again {
+            self.close_hidden(statement.id);
+        }
+        if preparation != Preparation::There {
+            self.give_up_surplus();
+            let name = self.statements.name(statement.id);
+            put_message(&mut self.out, b'P', &[name.as_bytes(), b"\0", &statement.body], 0);
+            self.pending.sent(Owed::Parse(Answer::Hidden, statement.id));
+        }
+        self.renamed(frame, body, statement.id);
+        self.pending.sent(match frame.kind {
+            b'P' => Owed::Parse(Answer::Server, 0),
+            b'B' => Owed::Bind,
+            _ => Owed::Describe,
+        });
+    }
+
+    /// The client's message with the name that servers know.
+    fn renamed(&mut self, frame: &Frame, body: &[u8], id: StatementId) {
+        let name = self.statements.name(id);
+        put_message(
+            &mut self.out,
+            frame.kind,
+            &[&body[..frame.at.start], name.as_bytes(), &body[frame.at.end..]],
+            frame.rest,
+        );
+    }
+
+    fn give_up_surplus(&mut self) {
+        if let Some(id) = self.set.surplus(self.set_max) {
+            self.close_hidden(id);
+        }
+    }
+
+    fn close_hidden(&mut self, id: StatementId) {
+        let name = self.statements.name(id);
+        put_message(&mut self.out, b'C', &[b"S", name.as_bytes(), b"\0"], 0);
+        self.pending.sent(Owed::Close(Answer::Hidden));
+    }
+}
+
+/// Appends a message of these parts, of which `rest` bytes follow later.
+fn put_message(out: &mut BytesMut, kind: u8, parts: &[&[u8]], rest: usize) {
+    let length = parts.iter().map(|part| part.len()).sum::<usize>() + rest + 4;
+    out.put_u8(kind);
+    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    for part in parts {
+        out.put_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_an_error_took_along_are_as_they_were() {
+        let mut statements = Statements::default();
+        let (one, two) = (statements.statement(0, b"one"), statements.statement(0, b"two"));
+        let (mut names, mut set) = (Names::default(), PreparedSet::default());
+        names.parsed(b"a"[..].into(), Rc::clone(&one));
+        names.confirmed();
+        names.closed(b"a");
+        names.parsed(b"a"[..].into(), Rc::clone(&two));
+        set.use_statement(two.id);
+        names.lost(&[Owed::Close(Answer::Own), Owed::Bind, Owed::Parse(Answer::Server, two.id)], &mut set);
+        assert_eq!(names.known.get(&b"a"[..]).map(|statement| statement.id), Some(one.id));
+        assert_eq!(set.use_statement(two.id), Preparation::Parse, "it was never prepared");
+    }
+
+    #[test]
+    fn one_text_in_one_scope_is_one_statement() {
+        let mut statements = Statements::default();
+        let ids = [(1, "a"), (1, "a"), (1, "b"), (2, "a")]
+            .map(|(scope, body)| statements.statement(scope, body.as_bytes()).id);
+        assert_eq!(ids, [1, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_statement_of_a_message_is_found_where_the_protocol_puts_it() {
+        assert_eq!(named(b'P', b"s\0SELECT\0\0\0"), Some(0..1));
+        assert_eq!(named(b'B', b"portal\0st\0\0\0"), Some(7..9));
+        assert_eq!(named(b'D', b"Sst\0"), Some(1..3));
+        assert_eq!(named(b'D', b"Pst\0"), None);
+        assert_eq!(named(b'C', b"S\0"), None);
+        assert_eq!(named(b'B', b"portal"), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! Named prepared statements in transaction mode: a client's statements follow it from one server connection to the next.
+
+use crate::support::wire::{bind, execute, message, parse, query, sync};
+use crate::support::{Wire, proxy, world};
+
+fn describe(name: &str) -> Vec<u8> {
+    message(b'D', &[b"S", name.as_bytes(), b"\0"].concat())
+}
+
+fn close(name: &str) -> Vec<u8> {
+    message(b'C', &[b"S", name.as_bytes(), b"\0"].concat())
+}
+
+/// The last column of the only row.
+fn value(messages: &[crate::support::Message]) -> String {
+    let row = messages.iter().find(|message| message.kind == b'D').expect("a row");
+    String::from_utf8_lossy(&row.body[6..]).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_statement_lives_on_after_its_connection_served_others() {
+    let world = world().await;
+    let tenant = world.tenant("named_ps").await;
+    let proxy = proxy(world, |config| config.pool.size = 2).await;
+    for module in ["crm", "shop"] {
+        let mut one = Wire::login(proxy.address, &tenant, module).await;
+        let mut two = Wire::login(proxy.address, &tenant, module).await;
+        one.send(&[parse("s", "SELECT 'one'"), sync()].concat()).await;
+        assert_eq!(one.kinds().await, "1Z");
+        two.send(&[parse("s", "SELECT 'two'"), sync()].concat()).await;
+        assert_eq!(two.kinds().await, "1Z");
+        for _ in 0..3 {
+            // Whichever connection this client holds in its transaction, the other gets the other one.
+            one.send(&query("BEGIN")).await;
+            one.until_ready().await;
+            two.send(&[bind("s"), execute(), sync()].concat()).await;
+            assert_eq!(value(&two.until_ready().await), "two");
+            one.send(&[bind("s"), execute(), sync()].concat()).await;
+            assert_eq!(value(&one.until_ready().await), "one");
+            one.send(&query("COMMIT")).await;
+            one.until_ready().await;
+        }
+        one.send(&[describe("s"), bind("s"), execute(), close("s"), sync()].concat()).await;
+        assert_eq!(one.kinds().await, "tT2DC3Z");
+        one.send(&[bind("s"), execute(), sync()].concat()).await;
+        let answers = one.until_ready().await;
+        assert_eq!(answers[0].field(b'C'), "26000", "a closed statement is gone");
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_statement_of_many_clients_is_parsed_once_on_a_connection() {
+    let world = world().await;
+    let tenant = world.tenant("shared_ps").await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    for name in ["a", "b", "c"] {
+        let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+        client.send(&[parse(name, "SELECT note FROM notes"), bind(name), execute(), sync()].concat()).await;
+        assert_eq!(client.kinds().await, "12DCZ", "ParseComplete comes in its place, whoever sends it");
+    }
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    client.send(&query("SELECT count(*) FROM pg_prepared_statements")).await;
+    assert_eq!(value(&client.until_ready().await), "1");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parse_that_failed_or_was_skipped_leaves_no_statement() {
+    let world = world().await;
+    let tenant = world.tenant("failed_ps").await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    client.send(&[parse("bad", "SELECT nothing"), parse("late", "SELECT 1"), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "EZ");
+    for name in ["bad", "late"] {
+        client.send(&[bind(name), execute(), sync()].concat()).await;
+        assert_eq!(client.until_ready().await[0].field(b'C'), "26000", "{name}");
+    }
+    client.send(&[parse("late", "SELECT 2"), bind("late"), execute(), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "12DCZ");
+    client.send(&[parse("late", "SELECT 3"), sync()].concat()).await;
+    assert_eq!(client.until_ready().await[0].field(b'C'), "42P05", "the name is taken");
+    client.send(&[close("late"), query("SELECT 1/0"), bind("late"), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "3EZ");
+    assert_eq!(client.kinds().await, "EZ");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_survive_pipelines_and_errors_in_them() {
+    let world = world().await;
+    let tenant = world.tenant("piped_ps").await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    let batch = [bind("s"), execute(), sync()].concat();
+    let pipeline =
+        [parse("s", "SELECT 1"), batch.clone(), parse("t", "SELECT 1/0"), bind("t"), execute(), sync(), batch].concat();
+    client.send(&pipeline).await;
+    assert_eq!(client.kinds().await, "12DCZ");
+    assert_eq!(client.kinds().await, "1EZ", "a constant is computed while it is bound");
+    assert_eq!(client.kinds().await, "2DCZ");
+    // A close that an error takes along has not happened.
+    client.send(&[bind("t"), execute(), close("s"), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "EZ");
+    client.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "2DCZ");
+    // Known statements only, answered without the server: and before what follows.
+    let mut other = Wire::login(proxy.address, &tenant, "crm").await;
+    other.send(&[parse("x", "SELECT 1"), close("x"), parse("x", "SELECT 1"), describe("x"), sync()].concat()).await;
+    assert_eq!(other.kinds().await, "131tTZ");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn least_recently_used_statements_are_closed_beyond_the_bound_and_prepared_again() {
+    let world = world().await;
+    let tenant = world.tenant("lru_ps").await;
+    let proxy = proxy(world, |config| {
+        config.pool.size = 1;
+        config.pool.max_prepared_statements = 3;
+    })
+    .await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    for round in 0..2 {
+        for number in 0..8 {
+            let name = format!("s{number}");
+            let parse = if round == 0 { parse(&name, &format!("SELECT {number}")) } else { Vec::new() };
+            client.send(&[parse, bind(&name), execute(), sync()].concat()).await;
+            assert_eq!(value(&client.until_ready().await), number.to_string());
+        }
+    }
+    client.send(&query("SELECT count(*) FROM pg_prepared_statements")).await;
+    let count: u32 = value(&client.until_ready().await).parse().expect("a number");
+    assert!((1..=4).contains(&count), "{count} statements are kept");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_whose_table_changed_works_again_after_one_error() {
+    let world = world().await;
+    let tenant = world.tenant("stale_ps").await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    client.send(&[parse("s", "SELECT * FROM notes"), bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "12DCZ");
+    let database = tenant.module("crm")["database"].as_str().expect("a name");
+    let admin = crate::support::cluster().await.connect(database).await.expect("connect");
+    admin.batch_execute("ALTER TABLE notes ADD COLUMN more int").await.expect("alter");
+    client.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(client.until_ready().await[0].field(b'C'), "0A000");
+    client.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "2DCZ");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_statements_and_long_values_pass_with_names_too() {
+    let world = world().await;
+    let tenant = world.tenant("long_ps").await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    let sql = format!("SELECT length('{}')", "x".repeat(40_000));
+    client.send(&[parse("long", &sql), bind("long"), execute(), sync()].concat()).await;
+    assert_eq!(value(&client.until_ready().await), "40000");
+    let text = "y".repeat(300_000);
+    let length = u32::try_from(text.len()).expect("a length").to_be_bytes();
+    let bind = message(b'B', &[b"\0v\0\0\0\0\x01", &length[..], text.as_bytes(), b"\0\0"].concat());
+    for _ in 0..2 {
+        client
+            .send(&[parse("v", "SELECT length($1::text)"), bind.clone(), execute(), close("v"), sync()].concat())
+            .await;
+        assert_eq!(value(&client.until_ready().await), "300000");
+    }
+    proxy.stop().await;
+}
