@@ -21,6 +21,8 @@ mod drain;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod isolation;
+#[cfg(test)]
 mod prepared;
 #[cfg(test)]
 mod provision;

@@ -48,6 +48,37 @@ pub(crate) fn failure(answer: &[Message]) -> (String, String, char) {
     (error.field(b'C'), error.field(b'M'), status)
 }
 
+/// What a statement came to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// SQLSTATE and message of the first error.
+    pub(crate) error: Option<(String, String)>,
+    /// All columns of all rows as text, NULL as the empty one.
+    pub(crate) rows: Vec<Vec<String>>,
+    /// Whatever the server said, in any message.
+    pub(crate) text: String,
+    /// The connection was closed.
+    pub(crate) ended: bool,
+}
+
+impl Outcome {
+    /// The SQLSTATE of the error; empty if there was none.
+    pub(crate) fn code(&self) -> &str {
+        self.error.as_ref().map_or("", |(code, _)| code)
+    }
+}
+
+/// The columns of a DataRow.
+fn columns(body: &[u8]) -> Vec<String> {
+    let (mut rest, mut columns) = (&body[2..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+        columns.push(String::from_utf8_lossy(&after[..length]).into_owned());
+        rest = &after[length..];
+    }
+    columns
+}
+
 /// A raw connection.
 pub(crate) struct Wire {
     pub(crate) stream: TcpStream,
@@ -266,6 +297,33 @@ impl Wire {
     /// The same for a query that must succeed: the first column of the first row, empty when there is none.
     pub(crate) async fn ask(&mut self, sql: &str) -> String {
         value(&self.query(sql).await)
+    }
+
+    /// What a statement comes to. COPY from the client gets one row.
+    pub(crate) async fn run(&mut self, sql: &str) -> Outcome {
+        self.send(&query(sql)).await;
+        let mut outcome = Outcome::default();
+        while let Some(message) = self.receive().await {
+            outcome.text.push_str(&String::from_utf8_lossy(&message.body));
+            outcome.text.push('\n');
+            match message.kind {
+                b'D' => outcome.rows.push(columns(&message.body)),
+                b'E' if outcome.error.is_none() => outcome.error = Some((message.field(b'C'), message.field(b'M'))),
+                b'G' => self.send(&[self::message(b'd', b"planted\n"), self::message(b'c', b"")].concat()).await,
+                b'Z' => return outcome,
+                _ => {}
+            }
+        }
+        outcome.ended = true;
+        outcome
+    }
+
+    /// The first column of the only row of a statement that succeeds.
+    pub(crate) async fn value(&mut self, sql: &str) -> String {
+        let outcome = self.run(sql).await;
+        assert_eq!(outcome.error, None, "{sql}");
+        assert_eq!(outcome.rows.len(), 1, "{sql}: {:?}", outcome.rows);
+        outcome.rows[0][0].clone()
     }
 
     /// The types of the messages up to the next ReadyForQuery.

@@ -109,6 +109,11 @@ impl World {
         self.tenant_in(slug, &MODULES.map(|(module, _, _)| module), arguments).await
     }
 
+    /// A new tenant of some of the modules only, with a slug of its own.
+    pub(crate) async fn tenant_of(&self, prefix: &str, modules: &[&str]) -> Tenant {
+        self.tenant_in(&unique(prefix), modules, &[]).await
+    }
+
     /// A new tenant in these modules only.
     pub(crate) async fn tenant_in(&self, slug: &str, modules: &[&str], arguments: &[&str]) -> Tenant {
         let modules = modules.join(",");
@@ -139,6 +144,11 @@ impl Tenant {
     /// What `create --json` printed of a module.
     pub(crate) fn module(&self, module: &str) -> &Value {
         self.modules.iter().find(|found| found["module"] == module).expect("a module of the world")
+    }
+
+    /// A word of what `create --json` printed of a module: `database`, `schema`, `role`.
+    pub(crate) fn place(&self, module: &str, what: &str) -> &str {
+        self.module(module)[what].as_str().unwrap_or("public")
     }
 
     /// The user name that names the tenant.
