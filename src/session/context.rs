@@ -8,6 +8,11 @@ use crate::backend::{Asserted, Context};
 use crate::protocol::{HEADER_BYTES, header};
 use crate::tenant::{quote_ident, quote_literal};
 
+/// Takes a shared connection from one tenant before another gets it. What is seen of a session's state pins it; the rest here is
+/// for what is not seen: made inside functions, or by a plain INSERT (`lastval`). DISCARD ALL would also throw away plans, which
+/// are nobody's secret. Whoever keeps protocol-level statements on shared connections must do without DEALLOCATE ALL.
+const FORGET: &str = "RESET ALL;RESET ROLE;DISCARD TEMP;DISCARD SEQUENCES;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL";
+
 /// A context with the messages that assert it.
 pub(crate) struct Assertion {
     pub(crate) context: Rc<Context>,
@@ -26,15 +31,12 @@ impl Assertion {
         for (name, value) in &context.settings {
             statements.push(format!("SET {} = {}", setting_name(name), setting_value(name, value)));
         }
-        let mut neutral = String::from("RESET ALL");
+        let neutral = if shared { FORGET } else { "RESET ALL" };
         if let Some(role) = &context.role {
             statements.push(format!("SET ROLE {}", quote_ident(role)));
         }
-        if shared {
-            neutral.push_str(";RESET ROLE");
-        }
         let set = if statements.is_empty() { BytesMut::new() } else { query(&statements.join(";")) };
-        Self { context: Rc::new(context), set, neutral: query(&neutral), shared }
+        Self { context: Rc::new(context), set, neutral: query(neutral), shared }
     }
 
     /// What has to be sent before this session's next message on a connection with this state, last used by another
