@@ -35,4 +35,6 @@ mod relay;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod shared_pool;
+#[cfg(test)]
 mod support;
