@@ -89,7 +89,7 @@ impl Scene {
     }
 
     /// The victim's data is as it was, and it is still served.
-    async fn is_whole(mut self) {
+    async fn ends_whole(mut self) {
         assert_eq!(self.session.value("SELECT pg_backend_pid()").await, self.process_id, "the victim's session");
         self.session.run("COMMIT").await;
         let notes = self.session.run("SELECT note FROM notes ORDER BY id").await.rows;
@@ -397,7 +397,7 @@ async fn a_hostile_tenant_with_a_database_of_its_own_stays_in_it() {
         let refusal = Wire::login_with(scene.proxy.address, &startup, &scene.thief.password).await.err();
         assert_eq!(refusal.expect("a refusal").field(b'C'), "3D000", "{database}");
     }
-    scene.is_whole().await;
+    scene.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,7 +406,7 @@ async fn a_hostile_tenant_with_a_schema_of_its_own_stays_in_it() {
     for attempts in [IDENTITIES, SERVER, CATALOGS, OBJECTS, OTHER_SCHEMA] {
         scene.attempt(attempts).await;
     }
-    scene.is_whole().await;
+    scene.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,7 +415,7 @@ async fn a_hostile_tenant_in_common_tables_reaches_its_own_rows_only() {
     for attempts in [IDENTITIES, SERVER, CATALOGS, OBJECTS, OTHER_ROWS] {
         scene.attempt(attempts).await;
     }
-    scene.is_whole().await;
+    scene.ends_whole().await;
 }
 
 /// Start-up parameters that would make somebody else of the client, each with the SQLSTATE that it gets.
@@ -478,7 +478,7 @@ async fn start_up_options_make_nobody_else_of_a_client() {
         let who = session.value("SELECT session_user || ' ' || current_user").await;
         let own = scene.thief.place(module, "role");
         assert_eq!(who, format!("{own} {own}"));
-        scene.is_whole().await;
+        scene.ends_whole().await;
     }
 }
 

@@ -37,4 +37,6 @@ mod routing;
 #[cfg(test)]
 mod shared_pool;
 #[cfg(test)]
+mod startup;
+#[cfg(test)]
 mod support;
