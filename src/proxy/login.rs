@@ -69,8 +69,22 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
         Ok(proven) => proven,
         Err(error) => return failed(peer, &error),
     };
+    let claim = match still_true(shared, claim).await {
+        Ok(claim) => claim,
+        Err(error) => {
+            if let Some(report) = error.report() {
+                turn_away(&mut stream, &report).await;
+            }
+            return failed(peer, &error);
+        }
+    };
     match ticket(shared, claim, keys, protocol, deadline, peer).await {
-        Ok(ticket) => hand_over(shared, stream, ticket, slot),
+        Ok(ticket) => {
+            let tenant = Arc::clone(&ticket.tenant);
+            if let Some(worker) = hand_over(shared, stream, ticket, slot) {
+                catch_up(shared, &tenant, worker).await;
+            }
+        }
         Err(report) => {
             tracing::info!(peer, sqlstate = report.sqlstate.0, message = report.message, "login refused");
             metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => "refused").increment(1);
@@ -104,6 +118,30 @@ async fn proven(
             metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => unknown.reason.to_string()).increment(1);
             Err(keys.err().unwrap_or(frontend::Error::Password { user: unknown.user }))
         }
+    }
+}
+
+/// A proof takes as long as the client likes: what it was made against must still be so.
+async fn still_true(shared: &Shared, mut claim: Box<Claim>) -> Result<Box<Claim>, frontend::Error> {
+    let now = shared.registry.current(claim.tenant.id).await;
+    let now = now.map_err(|error| frontend::Error::Unavailable(Box::new(error)))?;
+    let wrong = || frontend::Error::Password { user: claim.request.user.clone() };
+    let tenant = now.ok_or_else(wrong)?;
+    if !Arc::ptr_eq(&tenant, &claim.tenant) {
+        let login = tenant.login(&claim.login.login).filter(|login| login.verifier == claim.login.verifier);
+        claim.login = login.cloned().ok_or_else(wrong)?;
+        claim.tenant = tenant;
+    }
+    Ok(claim)
+}
+
+/// A change that came between the last look at the tenant and the thread's taking the client over, the thread has not heard of
+/// for this client. Any later one it will.
+async fn catch_up(shared: &Shared, tenant: &Arc<Tenant>, worker: usize) {
+    match shared.registry.current(tenant.id).await {
+        Ok(Some(now)) if Arc::ptr_eq(&now, tenant) => {}
+        Ok(now) => shared.workers[worker].tell(Command::TenantChanged(tenant.id, now)),
+        Err(error) => tracing::debug!(%error, tenant = %tenant.slug, "tenant cannot be looked at again"),
     }
 }
 
@@ -178,11 +216,14 @@ async fn service_credential(placement: &Placement) -> Result<(Credential, String
     Ok((Credential::Password(password), credentials.user))
 }
 
-/// Moves the client to the thread of its placement: all sessions of a pool are on one thread.
-fn hand_over(shared: &Shared, stream: Stream, ticket: Ticket, slot: OwnedSemaphorePermit) {
+/// Moves the client to the thread of its placement, and says which that is: all sessions of a pool are on one thread.
+fn hand_over(shared: &Shared, stream: Stream, ticket: Ticket, slot: OwnedSemaphorePermit) -> Option<usize> {
     let client = match stream.detach() {
         Ok(client) => client,
-        Err(error) => return tracing::error!(%error, "client socket could not leave the front"),
+        Err(error) => {
+            tracing::error!(%error, "client socket could not leave the front");
+            return None;
+        }
     };
     let mut hasher = DefaultHasher::new();
     let placement = &ticket.placement;
@@ -192,6 +233,7 @@ fn hand_over(shared: &Shared, stream: Stream, ticket: Ticket, slot: OwnedSemapho
     }
     let index = usize::try_from(hasher.finish() % shared.workers.len() as u64).unwrap_or(0);
     shared.workers[index].tell(Command::Begin(Box::new(Arrival { client, ticket, slot: Box::new(slot) })));
+    Some(index)
 }
 
 fn failed(peer: &str, error: &frontend::Error) {

@@ -99,12 +99,21 @@ impl From<Report> for Refusal {
 }
 
 impl Arrival {
-    /// Runs the session from here to its end.
-    pub async fn run(self, begin: Rc<Begin>) {
-        let Self { client, ticket, slot } = self;
+    /// The session from here to its end. It is in its thread's list at once, before the future is first polled, so that no
+    /// change of its tenant that the thread hears of after it is missed.
+    pub fn run(self, begin: Rc<Begin>) -> impl Future<Output = ()> {
+        let ticket = &self.ticket;
         let control =
             Control::new(ticket.id, Arc::clone(&ticket.tenant), Arc::clone(&ticket.placement), begin.thread.now());
-        let _entered = begin.thread.enter(&control);
+        let entered = begin.thread.enter(&control);
+        async move {
+            self.run_as(control, begin).await;
+            drop(entered);
+        }
+    }
+
+    async fn run_as(self, control: Rc<Control>, begin: Rc<Begin>) {
+        let Self { client, ticket, slot } = self;
         let mut client = match client.attach() {
             Ok(client) => client,
             Err(error) => {
