@@ -69,15 +69,6 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
         Ok(proven) => proven,
         Err(error) => return failed(peer, &error),
     };
-    let claim = match still_true(shared, claim).await {
-        Ok(claim) => claim,
-        Err(error) => {
-            if let Some(report) = error.report() {
-                turn_away(&mut stream, &report).await;
-            }
-            return failed(peer, &error);
-        }
-    };
     match ticket(shared, claim, keys, protocol, deadline, peer).await {
         Ok(ticket) => {
             let tenant = Arc::clone(&ticket.tenant);
@@ -119,20 +110,6 @@ async fn proven(
             Err(keys.err().unwrap_or(frontend::Error::Password { user: unknown.user }))
         }
     }
-}
-
-/// A proof takes as long as the client likes: what it was made against must still be so.
-async fn still_true(shared: &Shared, mut claim: Box<Claim>) -> Result<Box<Claim>, frontend::Error> {
-    let now = shared.registry.current(claim.tenant.id).await;
-    let now = now.map_err(|error| frontend::Error::Unavailable(Box::new(error)))?;
-    let wrong = || frontend::Error::Password { user: claim.request.user.clone() };
-    let tenant = now.ok_or_else(wrong)?;
-    if !Arc::ptr_eq(&tenant, &claim.tenant) {
-        let login = tenant.login(&claim.login.login).filter(|login| login.verifier == claim.login.verifier);
-        claim.login = login.cloned().ok_or_else(wrong)?;
-        claim.tenant = tenant;
-    }
-    Ok(claim)
 }
 
 /// A change that came between the last look at the tenant and the thread's taking the client over, the thread has not heard of

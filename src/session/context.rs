@@ -10,8 +10,8 @@ use crate::tenant::{quote_ident, quote_literal};
 
 /// Takes a shared connection from one tenant before another gets it. What is seen of a session's state pins it; the rest here is
 /// for what is not seen: made inside functions, or by a plain INSERT (`lastval`). DISCARD ALL would also throw away plans, which
-/// are nobody's secret. Whoever keeps protocol-level statements on shared connections must do without DEALLOCATE ALL.
-const FORGET: &str = "RESET ALL;RESET ROLE;DISCARD TEMP;DISCARD SEQUENCES;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL";
+/// are nobody's secret, and DEALLOCATE ALL the statements that pgtenant itself keeps there.
+const FORGET: &str = "RESET ALL;RESET ROLE;DISCARD TEMP;DISCARD SEQUENCES;CLOSE ALL;UNLISTEN *";
 
 /// A context with the messages that assert it.
 pub(crate) struct Assertion {

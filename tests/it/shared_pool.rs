@@ -266,7 +266,6 @@ async fn what_a_function_leaves_behind_never_reaches_another_tenant() {
         CREATE TEMP TABLE leftover AS SELECT 'secret of even'::text AS note;
         PERFORM set_config('search_path', pg_catalog.current_setting('search_path'), false);
         PERFORM set_config('custom.secret', 'secret of even', false);
-        EXECUTE 'PREPARE leftover AS SELECT 1 /* secret of even */';
         EXECUTE 'LISTEN leftover';
         PERFORM nextval('notes_id_seq');
         RETURN 1;
@@ -285,7 +284,6 @@ async fn what_a_function_leaves_behind_never_reaches_another_tenant() {
     assert_eq!(second.run("SELECT * FROM leftover").await.code(), "42P01", "a temporary table");
     assert_eq!(second.run("SELECT lastval()").await.code(), "55000", "the last value of a sequence");
     assert_eq!(second.value("SELECT coalesce(current_setting('custom.secret', true), '')").await, "", "a setting");
-    assert_eq!(second.value("SELECT count(*) FROM pg_prepared_statements").await, "0", "a prepared statement");
     assert_eq!(second.value("SELECT count(*) FROM pg_listening_channels()").await, "0", "a registration to listen");
     proxy.stop().await;
 }
@@ -493,6 +491,31 @@ async fn a_crowd_of_clients_of_many_tenants_sees_each_its_own_rows() {
     for tenant in &tenants {
         for module in SHARED {
             sees_its_own(&mut Wire::login(proxy.address, tenant, module).await, tenant, "the crowd").await;
+        }
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_statements_of_several_tenants_on_one_connection_read_their_own_rows() {
+    let (even, odd) = two_tenants().await;
+    let proxy = pool_of(1).await;
+    for module in SHARED {
+        let mut first = Wire::login(proxy.address, &even, module).await;
+        let mut second = Wire::login(proxy.address, &odd, module).await;
+        for session in [&mut first, &mut second] {
+            session.send(&[parse("notes", OWN_NOTES), sync()].concat()).await;
+            assert_eq!(session.kinds().await, "1Z");
+        }
+        for _ in 0..4 {
+            for (session, tenant) in [(&mut first, &even), (&mut second, &odd)] {
+                session.send(&[bind("notes"), execute(), sync()].concat()).await;
+                let answer = session.until_ready().await;
+                let kinds: String = answer.iter().map(|message| char::from(message.kind)).collect();
+                assert_eq!(kinds, "2DCZ");
+                assert!(answer[1].body.ends_with(tenant.slug.as_bytes()), "{module}");
+                sees_its_own(session, tenant, "a named statement").await;
+            }
         }
     }
     proxy.stop().await;
