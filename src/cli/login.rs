@@ -129,10 +129,10 @@ pub(super) fn read_password() -> anyhow::Result<Secret> {
 
 /// A login's name: what stands before `@tenant` in a user name.
 pub(super) fn parse_login(text: &str) -> Result<String, &'static str> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if !text.is_empty() && text.len() <= 63 && text.chars().all(legal) {
         Ok(text.to_owned())
     } else {
-        Err("a login has up to 63 letters, digits, - and _")
+        Err("a login has up to 63 letters, digits, -, _ and dots")
     }
 }
