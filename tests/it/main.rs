@@ -15,6 +15,8 @@ mod conversation;
 #[cfg(test)]
 mod copy;
 #[cfg(test)]
+mod default_tenant;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod drain;

@@ -78,7 +78,8 @@ impl World {
             let mut arguments = vec!["module", "add", module, "--isolation", isolation, "--pooling", pooling];
             arguments.extend(["--server", "main", "--database", &database, "--migrations", &migrations]);
             let pattern = format!("{database}_{{slug}}");
-            arguments.extend(["--database-pattern", &pattern]);
+            let alias = format!("old_{module}");
+            arguments.extend(["--database-pattern", &pattern, "--alias", &alias]);
             world.run(&arguments).await;
         }
         world
