@@ -64,7 +64,7 @@ pub struct ServerConn {
     pub affinity: u64,
     /// What is asserted on it.
     pub asserted: Asserted,
-    /// The session that last parsed the unnamed statement; 0 for none.
+    /// The session whose unnamed statement is there; 0 when there is none.
     pub unnamed_owner: u64,
     /// The session it last served; 0 for none.
     pub last_session: u64,

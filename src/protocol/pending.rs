@@ -23,6 +23,8 @@ pub enum Fate {
     Pass,
     /// It goes to the client, and a statement that has a number is prepared now.
     Confirm,
+    /// It goes to the client, and the unnamed statement is the one that was sent.
+    ConfirmUnnamed,
     /// It does not go to the client.
     Hide,
 }
@@ -38,6 +40,8 @@ pub enum Owed {
     Sync,
     /// Parse: ParseComplete. With the number of the statement, 0 for those that have none.
     Parse(Answer, u32),
+    /// Parse of the unnamed statement: ParseComplete.
+    ParseUnnamed,
     /// Bind: BindComplete.
     Bind,
     /// Describe: RowDescription or NoData.
@@ -107,6 +111,12 @@ impl Pending {
         !matches!(self.copy, Copy::Reading { .. }) && self.owed.iter().any(ends)
     }
 
+    /// Whether a Parse of the unnamed statement is still to be answered.
+    #[must_use]
+    pub fn parses_unnamed(&self) -> bool {
+        self.owed.contains(&Owed::ParseUnnamed)
+    }
+
     /// Forgets everything: the messages were never sent.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -141,7 +151,7 @@ impl Pending {
     /// any more, the failed one first.
     pub fn answered(&mut self, kind: u8, lost: impl FnMut(Owed)) -> Fate {
         match kind {
-            b'1' => return self.complete_parse_or_close(|owed| matches!(owed, Owed::Parse(..))),
+            b'1' => return self.complete_parse_or_close(|owed| matches!(owed, Owed::Parse(..) | Owed::ParseUnnamed)),
             b'3' => return self.complete_parse_or_close(|owed| matches!(owed, Owed::Close(_))),
             b'2' => self.complete(Owed::Bind),
             b'T' | b'n' => self.complete(Owed::Describe),
@@ -181,6 +191,7 @@ impl Pending {
         match front {
             Some(Owed::Parse(Answer::Hidden, _) | Owed::Close(Answer::Hidden)) => Fate::Hide,
             Some(Owed::Parse(_, 1..)) => Fate::Confirm,
+            Some(Owed::ParseUnnamed) => Fate::ConfirmUnnamed,
             _ => Fate::Pass,
         }
     }
@@ -264,6 +275,7 @@ mod tests {
                 'F' => Owed::FunctionCall,
                 'S' => Owed::Sync,
                 'P' => Owed::Parse(Answer::Server, 0),
+                'U' => Owed::ParseUnnamed,
                 'p' => Owed::Parse(Answer::Own, 1),
                 'h' => Owed::Parse(Answer::Hidden, 2),
                 'B' => Owed::Bind,
@@ -403,6 +415,20 @@ mod tests {
         pending.answered(b'E', |owed| lost.push(owed));
         assert_eq!(lost, [Owed::Parse(Answer::Hidden, 2), Owed::Bind, Owed::Parse(Answer::Own, 1)]);
         assert_eq!(pending.len(), 2);
+    }
+
+    #[test]
+    fn the_unnamed_statement_is_told_apart() {
+        let mut pending = sent("UBESBUS");
+        assert!(pending.parses_unnamed());
+        assert_eq!(pending.answered(b'1', |_| {}), Fate::ConfirmUnnamed);
+        for answer in b"2CZ" {
+            assert_eq!(pending.answered(*answer, |_| {}), Fate::Pass);
+        }
+        let mut lost = Vec::new();
+        pending.answered(b'E', |owed| lost.push(owed));
+        assert_eq!(lost, [Owed::Bind, Owed::ParseUnnamed]);
+        assert!(!pending.parses_unnamed());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use pgwire::error::PgWireResult;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
+use super::attach::NO_SESSION;
 use super::control::{Control, Doing};
 use super::end::say;
 use super::error;
@@ -201,12 +202,15 @@ impl Ticket {
     async fn first_server(&self, place: &Place) -> Result<Checkout<Servers>, Refusal> {
         let mut server = place.pool.checkout(place.want.clone()).await.map_err(|failure| self.no_server(failure))?;
         server.last_session = self.id;
-        server.unnamed_owner = 0;
         let unreachable = |error| {
             tracing::warn!(%error, tenant = %self.tenant.slug, "server connection failed while a session began");
             Refusal::Report(error::server_lost())
         };
         let statements = place.assertion.needed_statements(&server.asserted);
+        if place.shared || !statements.is_empty() {
+            // The queries below end it.
+            server.unnamed_owner = NO_SESSION;
+        }
         for statement in statements {
             server.asserted = Asserted::Unknown;
             let outcome = simple(&mut server.stream, &statement, STEP_TIMEOUT).await.map_err(unreachable)?;

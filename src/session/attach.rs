@@ -12,6 +12,9 @@ use crate::backend::{Asserted, Servers, cancel};
 use crate::pool::{Checkout, CheckoutError};
 use crate::protocol::{Effects, Report, Severity};
 
+/// No session has this number: nobody's.
+pub(super) const NO_SESSION: u64 = 0;
+
 /// What interrupts the wait for a server connection.
 enum Waited<T> {
     Done(T),
@@ -78,12 +81,8 @@ impl Relay {
     pub(super) fn attach(&mut self, mut server: Checkout<Servers>) {
         server.prepared.batch_begins();
         let same_session = server.last_session == self.control.id;
-        if !same_session {
-            server.last_session = self.control.id;
-            server.unnamed_owner = 0;
-        }
         let Unnamed { parsed_ahead, state, .. } = self.up.unnamed;
-        if self.up.unnamed.needed && server.unnamed_owner != self.control.id {
+        if self.up.unnamed.needed && ![NO_SESSION, self.control.id].contains(&server.unnamed_owner) {
             // Ours is gone, and whatever stands there now is not ours to run.
             server.checkin();
             if let Err(end) = self.fail_batch(&error::no_unnamed_statement()) {
@@ -92,19 +91,23 @@ impl Relay {
             }
             return;
         }
-        if parsed_ahead {
-            server.unnamed_owner = self.control.id;
-        } else if state == UnnamedState::Dead {
-            server.unnamed_owner = 0;
-        }
+        server.last_session = self.control.id;
         self.up.unnamed = Unnamed { state, ..Unnamed::default() };
         let mut swallow = 0;
         if let Some((bytes, count)) = self.place.assertion.needed(&server.asserted, same_session) {
             server.asserted = Asserted::Unknown;
+            // A simple query, it ends whatever unnamed statement is there.
+            server.unnamed_owner = NO_SESSION;
             self.up.prefix = bytes;
             swallow = count;
         }
-        self.link = Some(Link { swallow, ..Link::new(server) });
+        let mut link = Link { swallow, ..Link::new(server) };
+        if parsed_ahead {
+            link.server.unnamed_owner = self.control.id;
+        } else if state == UnnamedState::Dead {
+            link.server.unnamed_owner = NO_SESSION;
+        }
+        self.link = Some(link);
     }
 
     /// Answers the client's messages up to the first that asks for ReadyForQuery with an error of ours; they reach no server.

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
+use super::attach::NO_SESSION;
 use super::error;
 use super::relay::{End, Link, Relay, Turn};
 use crate::backend::{Asserted, cancel, simple};
@@ -113,7 +114,7 @@ async fn restore(mut link: Link) {
             link.server.note_parameters(outcome.parameters);
             link.server.asserted = Asserted::Fresh;
             link.server.affinity = 0;
-            link.server.unnamed_owner = 0;
+            link.server.unnamed_owner = NO_SESSION;
             link.server.prepared.clear();
             link.server.checkin();
         }

@@ -53,12 +53,16 @@ pub(super) struct Link {
     pub(super) reassert: bool,
     /// Cancel requests on their way to this connection.
     pub(super) cancels: Rc<Cancels>,
+    /// Whose unnamed statement is there, as far as answers have come; `unnamed_owner` is ahead by what was sent.
+    pub(super) unnamed_answered: u64,
 }
 
 impl Link {
     /// A connection with the session's context, nothing under way.
     pub(super) fn new(server: Checkout<Servers>) -> Self {
-        Self { server, status: b'I', clean: true, swallow: 0, reassert: false, cancels: Rc::default() }
+        let unnamed_answered = server.unnamed_owner;
+        let cancels = Rc::default();
+        Self { server, status: b'I', clean: true, swallow: 0, reassert: false, cancels, unnamed_answered }
     }
 }
 

@@ -4,9 +4,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::attach::NO_SESSION;
 use super::relay::{End, Link, Relay};
 use crate::backend::Asserted;
-use crate::protocol::{Effects, Fate, HEADER_BYTES, WHOLE_BYTES_MAX, cstring, header};
+use crate::protocol::{Effects, Fate, HEADER_BYTES, Owed, WHOLE_BYTES_MAX, cstring, header};
 
 impl Relay {
     /// Scans what was read from the server, and lets go on what may.
@@ -108,9 +109,14 @@ impl Relay {
         let fate = self.pending.answered(kind, |owed| lost.push(owed));
         if !lost.is_empty() {
             self.names.lost(&lost, &mut link.server.prepared);
+            if !self.pending.parses_unnamed() {
+                link.unnamed_lost(&lost);
+            }
         }
-        if fate == Fate::Confirm {
-            self.names.confirmed();
+        match fate {
+            Fate::Confirm => self.names.confirmed(),
+            Fate::ConfirmUnnamed => link.unnamed_answered = self.control.id,
+            Fate::Pass | Fate::Hide => {}
         }
         if self.pending.is_uncertain() {
             self.effects.insert(Effects::FAILED_COPY);
@@ -154,6 +160,19 @@ impl Relay {
         }
         self.down.fatal_seen = kind == b'E' && is_fatal(body);
         fate
+    }
+}
+
+impl Link {
+    /// These messages got no answer, and no Parse of the unnamed statement is on its way: whose is it now?
+    fn unnamed_lost(&mut self, lost: &[Owed]) {
+        if lost.first() == Some(&Owed::ParseUnnamed) {
+            // The one that failed took away what was there before.
+            self.unnamed_answered = NO_SESSION;
+        }
+        if lost.contains(&Owed::ParseUnnamed) {
+            self.server.unnamed_owner = self.unnamed_answered;
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reading what the client sends: which answers it will bring, and which state it may leave on the server.
 
+use super::attach::NO_SESSION;
 use super::error;
 use super::prepared::Carried;
 use super::relay::{Discard, End, LongParse, LongText, Relay, Stopped, Unnamed, UnnamedState};
@@ -108,8 +109,8 @@ impl Relay {
                 } else {
                     self.up.scan = Some(LongText::parse(body));
                 }
-                self.pending.sent(Owed::Parse(Answer::Server, 0));
                 self.parsed(unnamed);
+                self.pending.sent(if unnamed { Owed::ParseUnnamed } else { Owed::Parse(Answer::Server, 0) });
             }
             b'B' => {
                 let unnamed = cstring(body).is_some_and(|(_, rest)| rest.first() == Some(&0));
@@ -181,6 +182,9 @@ impl Relay {
             self.effects.insert(Effects::PREPARED_STATEMENT);
             return;
         }
+        if self.pending.is_skipping() {
+            return;
+        }
         self.up.unnamed.state = UnnamedState::Parsed;
         match &mut self.link {
             Some(link) => link.server.unnamed_owner = self.control.id,
@@ -190,9 +194,15 @@ impl Relay {
 
     /// Bind or Describe of the unnamed statement, which must be this session's own.
     fn uses_unnamed(&mut self, state: UnnamedState) -> Result<(), End> {
+        if self.pending.is_skipping() {
+            return Ok(());
+        }
         let unnamed = &mut self.up.unnamed;
         match (unnamed.state, &self.link) {
-            (UnnamedState::Untouched, Some(link)) if link.server.unnamed_owner != self.control.id => {
+            // Where there is none at all, the server itself says so.
+            (UnnamedState::Untouched, Some(link))
+                if ![NO_SESSION, self.control.id].contains(&link.server.unnamed_owner) =>
+            {
                 return Err(End::Refused(error::no_unnamed_statement()));
             }
             (UnnamedState::Untouched, None) => unnamed.needed |= !unnamed.parsed_ahead,
@@ -206,7 +216,7 @@ impl Relay {
         self.up.unnamed = Unnamed { state: UnnamedState::Dead, parsed_ahead: false, needed: self.up.unnamed.needed };
         self.effects.remove(Effects::UNNAMED_STATEMENT);
         if let Some(link) = &mut self.link {
-            link.server.unnamed_owner = 0;
+            link.server.unnamed_owner = NO_SESSION;
         }
     }
 
