@@ -168,13 +168,15 @@ impl Relay {
     /// Gives the connection back, after the cancel requests on their way to it.
     fn release(&mut self) {
         let Some(link) = self.link.take() else { return };
-        if link.cancels.none() {
+        if link.cancels.none() && !link.cancels.is_any_lost() {
             return link.server.checkin();
         }
         // A late cancel would hit the next client's statement.
         tokio::task::spawn_local(async move {
             link.cancels.delivered().await;
-            link.server.checkin();
+            if !link.cancels.is_any_lost() {
+                link.server.checkin();
+            }
         });
     }
 
@@ -195,14 +197,21 @@ impl Relay {
             return;
         }
         let in_flight = link.cancels.begin();
+        let cancels = Rc::clone(&link.cancels);
         let target = link.server.cancel_target();
         let (process_id, secret) = (link.server.process_id, link.server.secret.clone());
         let request = self.thread.front().spawn(async move { cancel(&target, process_id, &secret).await });
         tokio::task::spawn_local(async move {
             match request.await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, process_id, "cancel request failed"),
-                Err(error) => tracing::error!(%error, "cancel task failed"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, process_id, "cancel request failed");
+                    cancels.lose();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cancel task failed");
+                    cancels.lose();
+                }
             }
             drop(in_flight);
         });

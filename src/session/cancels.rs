@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub(super) struct Cancels {
     count: Cell<u32>,
+    /// One may still be on its way after we gave it up.
+    lost: Cell<bool>,
     done: Notify,
 }
 
@@ -17,6 +19,16 @@ impl Cancels {
     pub(super) fn begin(self: &Rc<Self>) -> InFlight {
         self.count.set(self.count.get() + 1);
         InFlight(Rc::clone(self))
+    }
+
+    /// One was given up before the server confirmed it: it may come at any time.
+    pub(super) fn lose(&self) {
+        self.lost.set(true);
+    }
+
+    /// Whether one may come at any time.
+    pub(super) fn is_any_lost(&self) -> bool {
+        self.lost.get()
     }
 
     /// Whether none is on its way.

@@ -109,6 +109,9 @@ impl Relay {
 /// Brings a connection back to how it was when it was opened, then gives it back; closes it if that fails.
 async fn restore(mut link: Link) {
     link.cancels.delivered().await;
+    if link.cancels.is_any_lost() {
+        return;
+    }
     match simple(&mut link.server.stream, "DISCARD ALL", RESET_TIMEOUT).await {
         Ok(outcome) if outcome.status == b'I' => {
             link.server.note_parameters(outcome.parameters);
