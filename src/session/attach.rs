@@ -69,7 +69,10 @@ impl Relay {
 
     /// The pool was evicted or retired while this session was idle: the next look finds the one that took its place.
     async fn renew_pool(&mut self) -> Result<(), End> {
-        let pool = self.place.finder.find().await.map_err(End::Refused)?;
+        let pool = match self.place.finder.find().await {
+            Ok(pool) => pool,
+            Err(report) => return self.fail_batch(&Report { severity: Severity::Error, ..report }),
+        };
         if Rc::ptr_eq(&pool, &self.place.pool) {
             return Err(End::Refused(error::shutdown()));
         }
