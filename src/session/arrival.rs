@@ -143,14 +143,15 @@ impl Arrival {
                 return say(&mut client, &error::login_timeout()).await;
             }
         };
-        let effects = ticket.standing_effects();
+        let standing = ticket.standing_effects();
         let mut relay = Relay {
             client,
             link,
             up: Up::default(),
             down: Down::default(),
             pending: Pending::default(),
-            effects,
+            effects: standing,
+            standing,
             names: Names::default(),
             counted: Effects::NONE,
             place,

@@ -10,7 +10,7 @@ use super::error;
 use super::relay::{Discard, End, Link, Relay, Unnamed, UnnamedState};
 use crate::backend::{Asserted, Servers, cancel};
 use crate::pool::{Checkout, CheckoutError};
-use crate::protocol::{Effects, Report, Severity};
+use crate::protocol::{Report, Severity};
 
 /// No session has this number: nobody's.
 pub(super) const NO_SESSION: u64 = 0;
@@ -116,7 +116,7 @@ impl Relay {
     /// Answers the client's messages up to the first that asks for ReadyForQuery with an error of ours; they reach no server.
     pub(super) fn fail_batch(&mut self, report: &Report) -> Result<(), End> {
         self.pending.clear();
-        self.effects = Effects::NONE;
+        self.effects = self.standing;
         self.up.scan = None;
         self.up.rest = 0;
         self.up.unnamed = Unnamed::default();

@@ -202,6 +202,8 @@ pub(crate) struct Relay {
     pub(super) pending: Pending,
     /// State that the client left on its server connection.
     pub(super) effects: Effects,
+    /// State that its settings bring, from login to logout.
+    pub(super) standing: Effects,
     /// The client's names of prepared statements.
     pub(super) names: Names,
     /// Those effects that were counted as reasons for a pin.
