@@ -25,6 +25,10 @@ mod hostile;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod pooling;
+#[cfg(test)]
 mod prepared;
 #[cfg(test)]
 mod provision;

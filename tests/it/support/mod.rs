@@ -12,4 +12,4 @@ pub(crate) use postgres::{Database, Role, cluster, database, role, unique};
 pub(crate) use proxy::{Running, connect, one, proxy, refusal, settings};
 pub(crate) use watch::{Watch, until};
 pub(crate) use wire::{Message, Wire};
-pub(crate) use world::{MODULES, Tenant, world};
+pub(crate) use world::{MODULES, Tenant, World, world};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use pgtenant::cluster::Cluster;
 use pgtenant::tenant::quote_ident;
 use serde_json::Value;
 use tokio::process::Command;
@@ -33,6 +34,7 @@ pub(crate) struct World {
     pub(crate) registry: String,
     /// Distinguishes this world's databases from those of other tests.
     prefix: String,
+    cluster: &'static Cluster,
 }
 
 /// A tenant of the world, subscribed to all modules.
@@ -52,7 +54,11 @@ pub(crate) async fn world() -> &'static World {
 
 impl World {
     async fn new() -> Self {
-        let cluster = cluster().await;
+        Self::on(cluster().await).await
+    }
+
+    /// One with its own registry, whose tenants live on this server.
+    pub(crate) async fn on(cluster: &'static Cluster) -> Self {
         let prefix = unique("world");
         let registry = database("registry").await.url;
         let directory: PathBuf = tempfile::tempdir().expect("a directory").keep();
@@ -63,7 +69,7 @@ impl World {
         });
         std::fs::write(&secret, json.to_string()).expect("write the secret");
         let secret = format!("file:{}", secret.display());
-        let world = Self { registry, prefix };
+        let world = Self { registry, prefix, cluster };
         world.run(&["registry", "init"]).await;
         let port = cluster.port().to_string();
         let server = ["server", "add", "main", "--host", cluster.host(), "--port", &port];
@@ -129,7 +135,7 @@ impl World {
             slug: slug.to_owned(),
         };
         for module in &tenant.modules {
-            let admin = cluster().await.connect(&text(&module["database"])).await.expect("connect");
+            let admin = self.cluster.connect(&text(&module["database"])).await.expect("connect");
             let schema = module["schema"].as_str().unwrap_or("public");
             let common = module["isolation"] == "shared";
             let (columns, id) =
