@@ -46,3 +46,5 @@ mod shared_pool;
 mod startup;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;
