@@ -1,5 +1,7 @@
 //! What clients and proxy say to each other after login, message by message.
 
+use std::time::Duration;
+
 use pgtenant::tenant::TenantName;
 
 use crate::support::wire::{bind, execute, message, parse, query, sync};
@@ -26,14 +28,21 @@ async fn simple_and_extended_messages_are_answered_as_by_postgresql() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_proxy_knows_a_tenant_after_its_first_login() {
+async fn the_proxy_knows_a_tenant_after_a_login() {
     let world = world().await;
     let tenant = world.tenant("cached").await;
     let proxy = proxy(world, |_| {}).await;
     let name = TenantName::parse(&tenant.slug).expect("a name");
     assert!(proxy.registry.cached(&name).is_none(), "nobody has asked yet");
-    let _client = Wire::login(proxy.address, &tenant, "crm").await;
-    let known = proxy.registry.cached(&name).flatten().expect("a tenant");
-    assert_eq!(known.slug.as_str(), tenant.slug);
+    // Late word of the tenant's own making, or a late poll, makes the proxy ask again: one login is not always enough.
+    let known = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let _client = Wire::login(proxy.address, &tenant, "crm").await;
+            if let Some(known) = proxy.registry.cached(&name) {
+                return known.expect("a tenant");
+            }
+        }
+    });
+    assert_eq!(known.await.expect("a tenant that is remembered").slug.as_str(), tenant.slug);
     proxy.stop().await;
 }
