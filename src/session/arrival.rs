@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::attach::NO_SESSION;
+use super::context::Assertion;
 use super::control::{Control, Doing};
 use super::end::say;
 use super::error;
@@ -207,12 +208,15 @@ impl Ticket {
             tracing::warn!(%error, tenant = %self.tenant.slug, "server connection failed while a session began");
             Refusal::Report(error::server_lost())
         };
-        let statements = place.assertion.needed_statements(&server.asserted);
-        if place.shared || !statements.is_empty() {
+        let needed = place.assertion.needed(&server.asserted, false);
+        if place.shared || needed.is_some() {
             // The queries below end it.
             server.unnamed_owner = NO_SESSION;
         }
-        for statement in statements {
+        if needed.as_ref().is_some_and(|needed| needed.forgets) {
+            server.prepared.clear();
+        }
+        for statement in needed.iter().flat_map(Assertion::statements) {
             server.asserted = Asserted::Unknown;
             let outcome = simple(&mut server.stream, &statement, STEP_TIMEOUT).await.map_err(unreachable)?;
             server.note_parameters(outcome.parameters);

@@ -97,12 +97,15 @@ impl Relay {
         server.last_session = self.control.id;
         self.up.unnamed = Unnamed { state, ..Unnamed::default() };
         let mut swallow = 0;
-        if let Some((bytes, count)) = self.place.assertion.needed(&server.asserted, same_session) {
+        if let Some(needed) = self.place.assertion.needed(&server.asserted, same_session) {
             server.asserted = Asserted::Unknown;
             // A simple query, it ends whatever unnamed statement is there.
             server.unnamed_owner = NO_SESSION;
-            self.up.prefix = bytes;
-            swallow = count;
+            if needed.forgets {
+                server.prepared.clear();
+            }
+            self.up.prefix = needed.bytes;
+            swallow = needed.ready_count;
         }
         let mut link = Link { swallow, ..Link::new(server) };
         if parsed_ahead {
@@ -137,10 +140,10 @@ impl Relay {
         self.control.set_doing(if idle { Doing::Idle } else { Doing::IdleInTransaction }, self.thread.now());
         if link.reassert && self.place.shared && link.status != b'E' && !self.up.window.has_ready() {
             link.reassert = false;
-            if let Some((bytes, count)) = self.place.assertion.again() {
+            if let Some(needed) = self.place.assertion.again() {
                 link.server.asserted = Asserted::Unknown;
-                link.swallow = count;
-                self.up.prefix = bytes;
+                link.swallow = needed.ready_count;
+                self.up.prefix = needed.bytes;
                 return;
             }
         }

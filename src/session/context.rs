@@ -10,8 +10,18 @@ use crate::tenant::{quote_ident, quote_literal};
 
 /// Takes a shared connection from one tenant before another gets it. What is seen of a session's state pins it; the rest here is
 /// for what is not seen: made inside functions, or by a plain INSERT (`lastval`). DISCARD ALL would also throw away plans, which
-/// are nobody's secret, and DEALLOCATE ALL the statements that pgtenant itself keeps there.
-const FORGET: &str = "RESET ALL;RESET ROLE;DISCARD TEMP;DISCARD SEQUENCES;CLOSE ALL;UNLISTEN *";
+/// are nobody's secret; statements that pgtenant itself keeps there go too, since pg_prepared_statements shows their texts.
+const FORGET: &str = "RESET ALL;RESET ROLE;DISCARD TEMP;DISCARD SEQUENCES;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL";
+
+/// What has to be sent in front of a session's messages.
+pub(crate) struct Needed {
+    /// The messages.
+    pub(crate) bytes: BytesMut,
+    /// How many ReadyForQuery they bring.
+    pub(crate) ready_count: u32,
+    /// They take away the connection's prepared statements.
+    pub(crate) forgets: bool,
+}
 
 /// A context with the messages that assert it.
 pub(crate) struct Assertion {
@@ -40,17 +50,17 @@ impl Assertion {
     }
 
     /// What has to be sent before this session's next message on a connection with this state, last used by another
-    /// session or not; and how many ReadyForQuery that brings.
-    pub(crate) fn needed(&self, asserted: &Asserted, same_session: bool) -> Option<(BytesMut, u32)> {
+    /// session or not.
+    pub(crate) fn needed(&self, asserted: &Asserted, same_session: bool) -> Option<Needed> {
         let both = || {
             let mut bytes = self.neutral.clone();
             bytes.extend_from_slice(&self.set);
-            Some((bytes, if self.set.is_empty() { 1 } else { 2 }))
+            Some(Needed { bytes, ready_count: if self.set.is_empty() { 1 } else { 2 }, forgets: self.shared })
         };
         match asserted {
             Asserted::Unknown => both(),
             Asserted::Fresh if self.set.is_empty() => None,
-            Asserted::Fresh => Some((self.set.clone(), 1)),
+            Asserted::Fresh => self.again(),
             Asserted::Is(old) => {
                 let same = Rc::ptr_eq(old, &self.context) || **old == *self.context;
                 if same && (same_session || !self.shared) {
@@ -58,15 +68,14 @@ impl Assertion {
                 }
                 // Another client of the same tenant: what a function may have left is set again. Another tenant, or other
                 // settings: first everything goes.
-                if same || self.covers(old) { Some((self.set.clone(), 1)) } else { both() }
+                if same || self.covers(old) { self.again() } else { both() }
             }
         }
     }
 
-    /// The same as text, for a connection on which nothing else is under way.
-    pub(crate) fn needed_statements(&self, asserted: &Asserted) -> Vec<String> {
-        let Some((bytes, _)) = self.needed(asserted, false) else { return Vec::new() };
-        let mut rest = &bytes[..];
+    /// The messages as text, for a connection on which nothing else is under way.
+    pub(crate) fn statements(needed: &Needed) -> Vec<String> {
+        let mut rest = &needed.bytes[..];
         let mut statements = Vec::new();
         while let Ok(Some(head)) = header(rest) {
             let body = &rest[HEADER_BYTES..head.frame_bytes - 1];
@@ -86,8 +95,9 @@ impl Assertion {
     }
 
     /// The messages that assert the context after the client itself reset everything.
-    pub(crate) fn again(&self) -> Option<(BytesMut, u32)> {
-        if self.set.is_empty() { None } else { Some((self.set.clone(), 1)) }
+    pub(crate) fn again(&self) -> Option<Needed> {
+        let needed = || Needed { bytes: self.set.clone(), ready_count: 1, forgets: false };
+        (!self.set.is_empty()).then(needed)
     }
 }
 

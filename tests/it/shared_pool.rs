@@ -266,6 +266,7 @@ async fn what_a_function_leaves_behind_never_reaches_another_tenant() {
         CREATE TEMP TABLE leftover AS SELECT 'secret of even'::text AS note;
         PERFORM set_config('search_path', pg_catalog.current_setting('search_path'), false);
         PERFORM set_config('custom.secret', 'secret of even', false);
+        EXECUTE 'PREPARE leftover AS SELECT 1 /* secret of even */';
         EXECUTE 'LISTEN leftover';
         PERFORM nextval('notes_id_seq');
         RETURN 1;
@@ -284,6 +285,7 @@ async fn what_a_function_leaves_behind_never_reaches_another_tenant() {
     assert_eq!(second.run("SELECT * FROM leftover").await.code(), "42P01", "a temporary table");
     assert_eq!(second.run("SELECT lastval()").await.code(), "55000", "the last value of a sequence");
     assert_eq!(second.value("SELECT coalesce(current_setting('custom.secret', true), '')").await, "", "a setting");
+    assert_eq!(second.value("SELECT count(*) FROM pg_prepared_statements").await, "0", "a prepared statement");
     assert_eq!(second.value("SELECT count(*) FROM pg_listening_channels()").await, "0", "a registration to listen");
     proxy.stop().await;
 }
