@@ -267,7 +267,7 @@ async fn a_backend_goes_back_only_when_every_batch_of_a_pipeline_is_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_larger_than_all_buffers_flows_both_ways() {
     const QUERIES: usize = 1_000;
-    let (tenant, proxy, _) = one_connection("pipeline").await;
+    let (tenant, proxy, watch) = one_connection("pipeline").await;
     let client = Wire::login(proxy.address, &tenant, "crm").await;
     let (mut read, mut write) = client.stream.into_split();
     let one = query(&format!("SELECT repeat('x', 20000) /* {} */", "y".repeat(20_000)));
@@ -277,8 +277,9 @@ async fn a_pipeline_larger_than_all_buffers_flows_both_ways() {
         }
         write
     });
-    // The first answer is taken only when nothing moves any more: all buffers are full then, or all is written.
-    tokio::task::yield_now().await;
+    // The first answer is taken only when the server can write no more: all buffers on its way are full.
+    watch.until_backends(1, "wait_event = 'ClientWrite'").await;
+    assert!(!writer.is_finished(), "the other way is not full");
     let mut ready = 0;
     let mut bytes = 0;
     let mut head = [0; 5];
