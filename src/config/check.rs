@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::file::Config;
 use crate::frontend::ClientTls;
+use crate::registry;
 use crate::telemetry;
 use crate::tenant::TenantName;
 
@@ -79,7 +80,7 @@ fn registry(config: &Config, problems: &mut Problems) {
     problems.unless(chosen, "registry.url", "or registry.file must be given (or PGTENANT_REGISTRY, a URL or a file)");
     let both = registry.url.is_some() && registry.file.is_some();
     problems.unless(!both, "registry.url", "and registry.file exclude each other; give one");
-    let url = registry.url.as_deref().is_none_or(|url| url.parse::<tokio_postgres::Config>().is_ok());
+    let url = registry.url.as_deref().is_none_or(|url| registry::check_url(url).is_ok());
     problems.unless(
         url,
         "registry.url",

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use pgtenant::registry::{Admin, ModuleRow, PlacementRow, PlacementStatus, TenantRow};
+use pgtenant::registry::{Admin, Change, Config, ModuleRow, PlacementRow, PlacementStatus, Registry, TenantRow};
 use pgtenant::tenant::{
     Isolation, Login, ModuleName, Server, ServerName, Slug, SslMode, TenantId, TenantName, TenantStatus,
 };
+use tokio::sync::broadcast::Receiver;
 use uuid::Uuid;
 
 use crate::support::{self, Database};
@@ -30,6 +31,24 @@ pub(super) async fn furnished() -> (Database, Admin) {
     }
     tx.commit().await.unwrap();
     (database, admin)
+}
+
+/// The registry as a proxy opens it, watching by the time this returns.
+pub(super) async fn open(database: &Database) -> Registry {
+    open_with(&Config { url: Some(database.url.clone()), ..Config::default() }).await
+}
+
+pub(super) async fn open_with(config: &Config) -> Registry {
+    let registry = Registry::open(config).await.unwrap();
+    // The first thing heard is that it listens.
+    hear(&mut registry.changes(), Change::Everything).await;
+    registry
+}
+
+/// Waits for word of this change.
+pub(super) async fn hear(changes: &mut Receiver<Change>, change: Change) {
+    let told = async { while changes.recv().await.unwrap() != change {} };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("nothing was heard");
 }
 
 pub(super) fn server(name: &str) -> Server {

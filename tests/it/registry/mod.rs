@@ -1,4 +1,7 @@
 //! The registry on real PostgreSQL.
 
 mod admin;
+mod changes;
 mod fixture;
+mod lookup;
+mod outage;
