@@ -108,7 +108,11 @@ pub(super) async fn keep(database: Arc<Database>, path: PathBuf, registry: Strin
         let _ = timeout(REWRITE, database.dirty.notified()).await;
         sleep(GATHER).await;
         let started = Instant::now();
-        let Some(known) = database.cache().tenants() else { continue };
+        let Some(known) = database.cache().tenants() else {
+            // What came before the first poll is to be written after it.
+            database.dirty.notify_one();
+            continue;
+        };
         let known =
             known.into_iter().map(|(tenant, until)| (tenant, until.saturating_duration_since(started))).collect();
         let (to, of) = (path.clone(), registry.clone());
