@@ -37,6 +37,8 @@ mod psql;
 #[cfg(test)]
 mod registry;
 #[cfg(test)]
+mod registry_e2e;
+#[cfg(test)]
 mod relay;
 #[cfg(test)]
 mod routing;

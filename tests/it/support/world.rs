@@ -59,8 +59,16 @@ impl World {
 
     /// One with its own registry, whose tenants live on this server.
     pub(crate) async fn on(cluster: &'static Cluster) -> Self {
+        Self::made(cluster, database("registry").await.url).await
+    }
+
+    /// One over an empty registry of the test's own, which it may stop; its tenants live on the shared server.
+    pub(crate) async fn over(registry: String) -> Self {
+        Self::made(cluster().await, registry).await
+    }
+
+    async fn made(cluster: &'static Cluster, registry: String) -> Self {
         let prefix = unique("world");
-        let registry = database("registry").await.url;
         let directory: PathBuf = tempfile::tempdir().expect("a directory").keep();
         let secret = directory.join("secret.json");
         let json = serde_json::json!({
