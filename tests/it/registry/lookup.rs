@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgtenant::registry::{Admin, Config, Contents, Registry};
+use pgtenant::registry::{Admin, Change, Config, Contents, Registry};
 use pgtenant::tenant::{Alias, TenantStatus};
 use tokio_postgres::Client;
 
-use super::fixture::{add, furnished, name, open, server};
+use super::fixture::{add, furnished, hear, name, open, open_with, server, suspend};
 use crate::support;
 
 #[tokio::test]
@@ -137,6 +137,29 @@ async fn what_a_client_could_plant_in_the_registry_database_is_never_run_by_a_lo
     let registry = Registry::open(&Config { url: Some(url), ..Config::default() }).await.unwrap();
     assert_eq!(registry.lookup(&name("nobody")).await.unwrap(), None);
     assert!(registry.lookup(&name("acme")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_proxy_needs_no_more_than_to_read_seven_tables() {
+    let (database, admin) = furnished().await;
+    let acme = add(&admin, "acme").await;
+    let (role, cluster) = (support::role("proxy").await, support::cluster().await);
+    let grants =
+        "GRANT USAGE ON SCHEMA pgtenant TO %r; GRANT SELECT ON pgtenant.servers, pgtenant.modules, pgtenant.tenants,
+        pgtenant.tenant_names, pgtenant.placements, pgtenant.logins, pgtenant.changes TO %r";
+    database.admin.batch_execute(&grants.replace("%r", &role.name)).await.unwrap();
+    let (host, port) = (cluster.host(), cluster.port());
+    let url =
+        format!("host={host} port={port} dbname={} user={} password='{}'", database.name, role.name, role.password);
+    let registry = open_with(&Config { url: Some(url.clone()), ..Config::default() }).await;
+    let mut changes = registry.changes();
+    assert!(registry.lookup(&name("acme")).await.unwrap().is_some());
+    suspend(&admin, acme.id).await;
+    hear(&mut changes, Change::Tenant(acme.id)).await;
+    assert_eq!(registry.current(acme.id).await.unwrap().unwrap().status, TenantStatus::Suspended);
+    let tx = Admin::connect(&url).await.unwrap().begin().await.unwrap();
+    let denied = tx.set_status(acme.id, TenantStatus::Active, Duration::ZERO).await.unwrap_err();
+    assert_eq!(denied.sqlstate(), Some("42501"));
 }
 
 #[tokio::test]
