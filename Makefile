@@ -18,7 +18,6 @@ test: lint need-postgres
 	$(CARGO) test --locked $(TEST)
 
 bench: need-cargo need-postgres
-	$(CARGO) build --locked --release --bin pgtenant
 	$(CARGO) bench --locked --bench compare -- $(BENCH)
 
 lint: need-cargo
