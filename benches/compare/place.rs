@@ -8,7 +8,6 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{Uid, User};
 use pgtenant::cluster::Cluster;
-use tempfile::TempDir;
 
 use crate::Options;
 
@@ -23,8 +22,8 @@ pub(crate) struct Place {
     pub(crate) verifier: String,
     /// PostgreSQL's version, for the report.
     pub(crate) version: String,
-    /// Belongs to whom the proxies run as.
-    pub(crate) dir: TempDir,
+    /// Belongs to whom the proxies run as; in the server's own directory, so that it goes with that, even if we are killed.
+    pub(crate) dir: PathBuf,
     /// User and group that the proxies run as, where we are root (PgBouncer refuses root).
     pub(crate) owner: Option<(u32, u32)>,
 }
@@ -47,9 +46,10 @@ impl Place {
             true => Some(unprivileged()?),
             false => None,
         };
-        let dir = tempfile::Builder::new().prefix("pgtenant-bench-").tempdir()?;
+        let dir = cluster.socket_dir().join("proxies");
+        fs::create_dir(&dir)?;
         if let Some((uid, gid)) = owner {
-            chown(dir.path(), Some(uid), Some(gid))?;
+            chown(&dir, Some(uid), Some(gid))?;
         }
         let place = Self { cluster, verifier, version, dir, owner };
         place.fill(options.scale)?;
@@ -74,7 +74,7 @@ impl Place {
 
     /// Writes a file for the proxies.
     pub(crate) fn write(&self, name: &str, content: &str) -> Result<PathBuf> {
-        let path = self.dir.path().join(name);
+        let path = self.dir.join(name);
         fs::write(&path, content)?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         if let Some((uid, gid)) = self.owner {

@@ -27,9 +27,9 @@ pub(crate) struct Supervised {
 impl Supervised {
     /// Starts a program as the unprivileged user.
     pub(crate) fn start(place: &Place, program: &Path, args: &[&str], name: &str) -> Result<Self> {
-        let log = place.dir.path().join(format!("{name}.log"));
+        let log = place.dir.join(format!("{name}.log"));
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", SCRIPT, name]).arg(program).args(args).current_dir(place.dir.path());
+        command.args(["-c", SCRIPT, name]).arg(program).args(args).current_dir(&place.dir);
         if let Some((uid, gid)) = place.owner {
             command.uid(uid).gid(gid);
         }
