@@ -197,15 +197,16 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
     let Some(tenant) = serving else {
         let end_at = tenant.and_then(|tenant| tenant.sessions_end_at);
         let grace = end_at.and_then(|at| at.duration_since(SystemTime::now()).ok());
-        if let Some(grace) = grace.filter(|grace| !grace.is_zero()) {
-            tokio::task::spawn_local(end_after(Rc::clone(begin), id, grace));
+        if let (Some(end_at), Some(grace)) = (end_at, grace.filter(|grace| !grace.is_zero())) {
+            concerned.iter().for_each(|control| control.ends_at.set(Some(end_at)));
+            tokio::task::spawn_local(end_after(Rc::clone(begin), id, concerned, end_at, grace));
         } else {
             end_sessions(begin, id, &concerned);
         }
         return;
     };
     for control in &concerned {
-        control.ending.set(false);
+        control.ends_at.set(None);
         let old = &control.placement;
         let same = tenant.placement(old.module.as_str()).is_some_and(|new| **new == **old);
         if !same {
@@ -227,13 +228,10 @@ fn end_sessions(begin: &Rc<Begin>, id: TenantId, concerned: &[Rc<Control>]) {
 
 /// Ends a suspended tenant's sessions when its grace is over, unless it was activated meanwhile: sessions that began
 /// after that hold the newer registry rows.
-async fn end_after(begin: Rc<Begin>, id: TenantId, grace: Duration) {
-    let concerned: Vec<Rc<Control>> =
-        begin.thread.sessions().into_iter().filter(|control| control.tenant.id == id).collect();
-    for control in &concerned {
-        control.ending.set(true);
-    }
+async fn end_after(begin: Rc<Begin>, id: TenantId, concerned: Vec<Rc<Control>>, end_at: SystemTime, grace: Duration) {
     tokio::time::sleep(grace).await;
-    let still: Vec<Rc<Control>> = concerned.into_iter().filter(|control| control.ending.get()).collect();
+    // Another suspension since then has another end, and a timer of its own.
+    let still: Vec<Rc<Control>> =
+        concerned.into_iter().filter(|control| control.ends_at.get() == Some(end_at)).collect();
     end_sessions(&begin, id, &still);
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::protocol::Report;
 use crate::tenant::{Placement, Tenant};
@@ -32,8 +32,8 @@ pub struct Control {
     pub tenant: Arc<Tenant>,
     /// Where it goes.
     pub placement: Arc<Placement>,
-    /// Its tenant is suspended and its grace is running out.
-    pub ending: Cell<bool>,
+    /// When it ends, while its tenant is suspended with a grace.
+    pub ends_at: Cell<Option<SystemTime>>,
     doing: Cell<Doing>,
     since: Cell<Instant>,
     stalled_since: Cell<Option<Instant>>,
@@ -54,7 +54,7 @@ impl Control {
             id,
             tenant,
             placement,
-            ending: Cell::new(false),
+            ends_at: Cell::new(None),
             doing: Cell::new(Doing::Login),
             since: Cell::new(now),
             stalled_since: Cell::new(None),
