@@ -137,8 +137,11 @@ impl Relay {
             return;
         }
         let idle = link.status == b'I';
+        // Messages that get no answer (rows of a copy that has failed) may still be on their way, a part of one perhaps: neither
+        // anything of pgtenant's nor another client's bytes may land inside it.
+        let sending = self.up.rest > 0 || self.up.window.has_ready() || !self.up.prefix.is_empty();
         self.control.set_doing(if idle { Doing::Idle } else { Doing::IdleInTransaction }, self.thread.now());
-        if link.reassert && self.place.shared && link.status != b'E' && !self.up.window.has_ready() {
+        if link.reassert && self.place.shared && link.status != b'E' && !sending {
             link.reassert = false;
             if let Some(needed) = self.place.assertion.again() {
                 link.server.asserted = Asserted::Unknown;
@@ -150,8 +153,8 @@ impl Relay {
         if idle {
             link.server.prepared.batch_begins();
         }
-        let mid_frame = self.up.rest > 0 || self.down.rest > 0 || self.down.window.has_held();
-        if !idle || self.place.session_mode || mid_frame {
+        let receiving = self.down.rest > 0 || self.down.window.has_held();
+        if !idle || self.place.session_mode || sending || receiving {
             return;
         }
         if self.effects.is_empty() {

@@ -78,8 +78,8 @@ impl Relay {
         if matches!(end, End::ServerLost | End::NotAsserted(_)) {
             return None;
         }
-        let quiet =
-            link.clean && link.swallow == 0 && self.pending.is_empty() && self.up.rest == 0 && self.down.rest == 0;
+        let sent = self.up.rest == 0 && !self.up.window.has_ready() && self.up.prefix.is_empty();
+        let quiet = link.clean && link.swallow == 0 && self.pending.is_empty() && sent && self.down.rest == 0;
         if !quiet {
             let running = !self.pending.is_empty() && link.swallow == 0;
             return running.then(|| self.stop_statement(link));

@@ -390,10 +390,14 @@ impl Relay {
                 if self.up.stopped == Stopped::ForServer {
                     // What depended on the server goes in the same write as what did not.
                     self.scan_up()?;
+                    self.sent_without_answer();
                     continue;
                 }
                 match self.flush_up(cx) {
-                    Poll::Ready(Ok(())) => pumped = Pumped::Moved,
+                    Poll::Ready(Ok(())) => {
+                        pumped = Pumped::Moved;
+                        self.sent_without_answer();
+                    }
                     Poll::Ready(Err(_)) => {
                         // The reason may still be on its way: the server's last word comes by reading.
                         self.up.window.rescan();
@@ -445,12 +449,21 @@ impl Relay {
         }
     }
 
+    /// What went to the server brings no answer: no ReadyForQuery will come by which the connection is given back.
+    fn sent_without_answer(&mut self) {
+        let nothing_owed = self.pending.is_empty() && !self.pending.is_skipping();
+        if nothing_owed && self.link.as_ref().is_some_and(|link| link.clean) && !self.up.wants_server() {
+            self.transaction_boundary();
+        }
+    }
+
     /// Writes what waits for the server, our own bytes first and with the client's in one write.
     fn flush_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(link) = &mut self.link else {
             return Poll::Ready(Ok(()));
         };
-        if link.clean {
+        let answered = link.swallow > 0 || !self.pending.is_empty() || self.pending.is_skipping();
+        if link.clean && answered {
             link.clean = false;
             self.control.set_doing(Doing::Active, self.thread.now());
         }

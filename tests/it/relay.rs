@@ -400,3 +400,23 @@ async fn what_is_not_the_protocol_ends_the_session_and_never_leaves_a_dirty_back
     assert_eq!(next.ask("SELECT note FROM notes FOR UPDATE NOWAIT").await, tenant.slug);
     proxy.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_changes_hands_only_between_whole_messages() {
+    let (tenant, proxy, _) = one_connection("half_message").await;
+    let mut flooding = Wire::login(proxy.address, &tenant, "crm").await;
+    let mut waiting = Wire::login(proxy.address, &tenant, "crm").await;
+    // Rows that no copy takes, as after a copy that failed: more than all buffers hold, so that the server's ReadyForQuery comes
+    // while one of them is half sent.
+    let row = message(b'd', &[b'x'; 995]);
+    let flood = [query("SELECT pg_sleep(0.7)"), row.repeat(24 * 1024)].concat();
+    let asking = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        for _ in 0..3 {
+            assert_eq!(waiting.ask("SELECT 'mine'").await, "mine");
+        }
+    };
+    tokio::join!(flooding.send(&flood), asking);
+    assert_eq!(value(&flooding.until_ready().await), "");
+    assert_eq!(flooding.ask("SELECT 'still here'").await, "still here");
+}
