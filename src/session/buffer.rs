@@ -75,9 +75,14 @@ impl Window {
         self.end -= count;
     }
 
-    /// Whether `with` bytes have room in the place of the next `count`.
-    pub(crate) fn fits(&self, count: usize, with: usize) -> bool {
-        self.end - count + with <= self.bytes.len()
+    /// Whether `with` bytes have room in the place of the next `count`; makes it at the front if there is none.
+    pub(crate) fn fits(&mut self, count: usize, with: usize) -> bool {
+        let fits = |window: &Self| window.end - count + with <= window.bytes.len();
+        if !fits(self) && self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.moved_to_front();
+        }
+        fits(self)
     }
 
     /// Puts other bytes in the place of the next `count` unscanned ones, and lets them go on; false, and nothing done, if
@@ -216,6 +221,17 @@ mod tests {
         assert!(!window.replace(1, &[0; BUFFER_BYTES]));
         let all = window.unscanned().to_vec();
         assert_eq!(all, b"ef");
+    }
+
+    #[test]
+    fn what_was_written_makes_room_for_answers() {
+        let buffers = Buffers::default();
+        let mut window = filled(&buffers, &[b'a'; BUFFER_BYTES]);
+        window.pass(BUFFER_BYTES - 2);
+        assert!(!window.replace(0, b"12345"));
+        window.wrote(BUFFER_BYTES - 2);
+        assert!(window.replace(0, b"12345"));
+        assert_eq!((window.ready(), window.has_held()), (&b"12345"[..], true));
     }
 
     #[test]

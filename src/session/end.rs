@@ -67,9 +67,12 @@ impl Relay {
 
     /// Sends what was on its way, so that a last word does not land inside another message.
     async fn flush_whole(&mut self) -> bool {
-        let rest = self.down.window.ready();
-        rest.is_empty()
-            || matches!(tokio::time::timeout(LAST_WORD_TIMEOUT, self.client.write_all(rest)).await, Ok(Ok(())))
+        let (rest, own) = (self.down.window.ready(), &self.down.own[..]);
+        let sent = async {
+            self.client.write_all(rest).await?;
+            self.client.write_all(own).await
+        };
+        (rest.is_empty() && own.is_empty()) || matches!(tokio::time::timeout(LAST_WORD_TIMEOUT, sent).await, Ok(Ok(())))
     }
 
     /// Restores the server connection for others, or closes it; the task that stops a running statement, if there is one.

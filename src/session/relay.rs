@@ -21,6 +21,9 @@ use crate::protocol::{Effects, Pending, Report, StatementScan, parameter_status}
 /// Most answers that may be owed before no more is read from the client.
 pub(super) const OWED_MAX: usize = 100_000;
 
+/// Most bytes of pgtenant's own answers that wait for the client before no more is read from it.
+const OWN_BYTES_MAX: usize = 16 * 1024;
+
 /// Where a session's server connections come from, and how they are used.
 pub(crate) struct Place {
     pub(crate) pool: Rc<Pool<Servers>>,
@@ -326,6 +329,10 @@ impl Relay {
                     self.down.window.drop_unscanned();
                     self.down.window.release(&self.thread.buffers);
                     self.down.ended = true;
+                    if self.down.rest > 0 {
+                        // There is no place for them inside a message that never ends.
+                        self.down.own.clear();
+                    }
                     return Ok(Pumped::Moved);
                 }
                 Poll::Ready(Ok(count)) => {
@@ -349,34 +356,34 @@ impl Relay {
     /// Writes what waits for the client; whether anything went.
     fn flush_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut wrote = false;
-        while self.down.window.has_ready() {
-            match self.client.poll_write(cx, self.down.window.ready()) {
-                Poll::Ready(Ok(count)) => {
-                    self.down.window.wrote(count);
-                    wrote = true;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    if self.control.stalled_since().is_none() || wrote {
-                        self.control.set_stalled(Some(self.thread.now()));
-                    }
-                    return Poll::Pending;
-                }
+        let flushed = self.write_down(cx, &mut wrote);
+        if flushed.is_pending() {
+            if wrote || self.control.stalled_since().is_none() {
+                self.control.set_stalled(Some(self.thread.now()));
             }
+        } else if wrote || self.control.stalled_since().is_some() {
+            self.control.set_stalled(None);
+            self.down.window.release(&self.thread.buffers);
         }
-        if !self.down.own.is_empty() && self.down.rest == 0 {
+        flushed.map_ok(|()| wrote)
+    }
+
+    fn write_down(&mut self, cx: &mut Context<'_>, wrote: &mut bool) -> Poll<io::Result<()>> {
+        while self.down.window.has_ready() {
+            let count = ready!(self.client.poll_write(cx, self.down.window.ready()))?;
+            self.down.window.wrote(count);
+            *wrote = true;
+        }
+        // All of them: nothing of the server's may come in between.
+        while !self.down.own.is_empty() && self.down.rest == 0 {
             let count = ready!(self.client.poll_write(cx, &self.down.own))?;
             let _ = self.down.own.split_to(count);
-            return Poll::Ready(Ok(true));
+            *wrote = true;
         }
         if self.client.tls().is_some() {
             ready!(self.client.poll_flush(cx))?;
         }
-        if wrote {
-            self.control.set_stalled(None);
-            self.down.window.release(&self.thread.buffers);
-        }
-        Poll::Ready(Ok(wrote))
+        Poll::Ready(Ok(()))
     }
 
     /// Client to server.
@@ -421,7 +428,8 @@ impl Relay {
             {
                 return Ok(pumped);
             }
-            if self.up.ended || self.down.ended || self.pending.len() > OWED_MAX {
+            let full = self.pending.len() > OWED_MAX || self.down.own.len() > OWN_BYTES_MAX;
+            if self.up.ended || self.down.ended || full {
                 return Ok(pumped);
             }
             let space = self.up.window.space(&self.thread.buffers);

@@ -29,7 +29,8 @@ impl Relay {
                 self.passed_down(count, hidden, Fate::Pass);
                 continue;
             }
-            if !hidden && !self.insert_own_answers() {
+            // Answers of pgtenant's own that could not be sent inside a long message go before the next one.
+            if !hidden && (!self.down.own.is_empty() || !self.insert_own_answers()) {
                 return Ok(());
             }
             let unscanned = self.down.window.unscanned();
