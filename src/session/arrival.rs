@@ -277,9 +277,12 @@ impl Ticket {
             // In these a quote or backslash may be the second byte of a character.
             "client_encoding" => {
                 let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
-                ["sjis", "big5", "gbk", "gb18030", "uhc", "johab", "shift"]
-                    .iter()
-                    .any(|unsafe_name| plain.to_ascii_lowercase().contains(unsafe_name))
+                [
+                    "sjis", "big5", "gbk", "gb18030", "uhc", "johab", "shift", "mskanji", "win93", "win94", "win95",
+                    "windows9",
+                ]
+                .iter()
+                .any(|unsafe_name| plain.to_ascii_lowercase().contains(unsafe_name))
             }
             _ => false,
         });
