@@ -1,6 +1,6 @@
 //! Which of pgtenant's prepared statements a server connection has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A statement's number.
 pub type StatementId = u32;
@@ -27,6 +27,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct PreparedSet {
     entries: HashMap<StatementId, Entry>,
+    /// By their last use: a client may leave any number of them in one batch, and each new one looks for the oldest.
+    by_use: BTreeMap<u64, StatementId>,
     clock: u64,
     batch: u64,
 }
@@ -39,9 +41,7 @@ impl PreparedSet {
 
     /// Notes a use; what has to be done first.
     pub fn use_statement(&mut self, id: StatementId) -> Preparation {
-        self.clock += 1;
-        let fresh = Entry { used: self.clock, stale: false };
-        match self.entries.insert(id, fresh) {
+        match self.enter(id, false) {
             None => Preparation::Parse,
             Some(old) if old.stale => Preparation::Again,
             Some(_) => Preparation::There,
@@ -53,21 +53,31 @@ impl PreparedSet {
         if self.entries.len() <= max {
             return None;
         }
-        let batch = self.batch;
-        let old = self.entries.iter().filter(|(_, entry)| entry.used <= batch);
-        let id = old.min_by_key(|(_, entry)| entry.used).map(|(id, _)| *id)?;
+        let oldest = self.by_use.first_entry().filter(|oldest| *oldest.key() <= self.batch)?;
+        let id = oldest.remove();
         self.entries.remove(&id);
         Some(id)
     }
 
-    /// A statement was not prepared after all, or is gone.
-    pub fn forget(&mut self, id: StatementId) {
-        self.entries.remove(&id);
+    /// Whether a statement is there is not known: the message that prepared or closed it was not answered.
+    pub fn doubt(&mut self, id: StatementId) {
+        self.enter(id, true);
+    }
+
+    fn enter(&mut self, id: StatementId, stale: bool) -> Option<Entry> {
+        self.clock += 1;
+        let old = self.entries.insert(id, Entry { used: self.clock, stale });
+        if let Some(old) = &old {
+            self.by_use.remove(&old.used);
+        }
+        self.by_use.insert(self.clock, id);
+        old
     }
 
     /// All are gone.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.by_use.clear();
     }
 
     /// All are out of date.
@@ -101,7 +111,7 @@ mod tests {
         set.expire();
         assert_eq!(set.use_statement(1), Preparation::Again);
         assert_eq!(set.use_statement(1), Preparation::There);
-        set.forget(1);
-        assert_eq!(set.use_statement(1), Preparation::Parse);
+        set.doubt(1);
+        assert_eq!(set.use_statement(1), Preparation::Again);
     }
 }

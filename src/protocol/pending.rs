@@ -48,8 +48,8 @@ pub enum Owed {
     Describe,
     /// Execute: rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
-    /// Close: CloseComplete.
-    Close(Answer),
+    /// Close: CloseComplete. With the number of the statement, 0 for those that have none.
+    Close(Answer, u32),
     /// CopyDone or CopyFail: no answer of its own, but it ends the stretch in which Syncs are swallowed.
     CopyEnd,
 }
@@ -152,11 +152,11 @@ impl Pending {
     pub fn answered(&mut self, kind: u8, lost: impl FnMut(Owed)) -> Fate {
         match kind {
             b'1' => return self.complete_parse_or_close(|owed| matches!(owed, Owed::Parse(..) | Owed::ParseUnnamed)),
-            b'3' => return self.complete_parse_or_close(|owed| matches!(owed, Owed::Close(_))),
+            b'3' => return self.complete_parse_or_close(|owed| matches!(owed, Owed::Close(..))),
             b'2' => self.complete(Owed::Bind),
             b'T' | b'n' => self.complete(Owed::Describe),
             b'C' | b'I' | b's' => {
-                self.copy = Copy::None;
+                self.copy_ends();
                 self.complete(Owed::Execute);
             }
             b'G' => self.copy_in_begins(),
@@ -171,7 +171,7 @@ impl Pending {
     #[must_use]
     pub fn own_turn(&mut self) -> Option<Owed> {
         match self.front() {
-            Some(owed @ (Owed::Parse(Answer::Own, _) | Owed::Close(Answer::Own))) => Some(owed),
+            Some(owed @ (Owed::Parse(Answer::Own, _) | Owed::Close(Answer::Own, _))) => Some(owed),
             _ => None,
         }
     }
@@ -189,7 +189,7 @@ impl Pending {
             self.owed.pop_front();
         }
         match front {
-            Some(Owed::Parse(Answer::Hidden, _) | Owed::Close(Answer::Hidden)) => Fate::Hide,
+            Some(Owed::Parse(Answer::Hidden, _) | Owed::Close(Answer::Hidden, _)) => Fate::Hide,
             Some(Owed::Parse(_, 1..)) => Fate::Confirm,
             Some(Owed::ParseUnnamed) => Fate::ConfirmUnnamed,
             _ => Fate::Pass,
@@ -228,7 +228,9 @@ impl Pending {
         }
         match self.front() {
             // A simple query's error, or one at commit: ReadyForQuery follows by itself.
-            Some(Owed::Query | Owed::FunctionCall | Owed::Sync) | None => {}
+            Some(Owed::Query | Owed::FunctionCall | Owed::Sync) => {}
+            // Everything was answered but the Sync is not sent yet, as when a statement's time is over between two messages.
+            None => self.skipping = true,
             Some(_) => {
                 while let Some(owed) = self.owed.front() {
                     if *owed == Owed::Sync {
@@ -239,6 +241,15 @@ impl Pending {
                 }
                 self.skipping = true;
             }
+        }
+    }
+
+    /// A result is complete: the end of a copy was read, and is not that of the query's next one.
+    fn copy_ends(&mut self) {
+        if matches!(std::mem::take(&mut self.copy), Copy::Ending { .. })
+            && let Some(end) = self.owed.iter().position(|owed| *owed == Owed::CopyEnd)
+        {
+            self.owed.remove(end);
         }
     }
 
@@ -281,7 +292,7 @@ mod tests {
                 'B' => Owed::Bind,
                 'D' => Owed::Describe,
                 'E' => Owed::Execute,
-                'C' => Owed::Close(Answer::Server),
+                'C' => Owed::Close(Answer::Server, 0),
                 _ => Owed::CopyEnd,
             });
         }
@@ -429,6 +440,33 @@ mod tests {
         pending.answered(b'E', |owed| lost.push(owed));
         assert_eq!(lost, [Owed::Bind, Owed::ParseUnnamed]);
         assert!(!pending.parses_unnamed());
+    }
+
+    #[test]
+    fn the_second_copy_of_a_query_has_an_end_of_its_own() {
+        let mut pending = sent("Qc");
+        pending.answered(b'G', |_| {});
+        pending.answered(b'C', |_| {});
+        pending.answered(b'G', |_| {});
+        assert!(!pending.awaits_ready(), "it waits for the client");
+        send(&mut pending, "Sc");
+        assert!(pending.awaits_ready());
+        for answer in b"CZ" {
+            pending.answered(*answer, |_| {});
+        }
+        assert!(pending.is_empty() && !pending.is_uncertain());
+        assert_eq!(after("QcSc", b"GCGCZ"), 0);
+    }
+
+    #[test]
+    fn an_error_between_two_messages_skips_to_the_sync() {
+        let mut pending = sent("PB");
+        for answer in b"12E" {
+            pending.answered(*answer, |_| {});
+        }
+        send(&mut pending, "DES");
+        pending.answered(b'Z', |_| {});
+        assert!(pending.is_empty() && !pending.is_skipping());
     }
 
     #[test]

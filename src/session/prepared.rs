@@ -1,7 +1,7 @@
 //! Named prepared statements carried across server connections: the client's names stand for statements that each
 //! connection gets when it needs them, under names of pgtenant's own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::rc::Rc;
@@ -12,10 +12,16 @@ use super::relay::Relay;
 use crate::backend::{Preparation, PreparedSet, StatementId};
 use crate::protocol::{Answer, HEADER_BYTES, Header, Owed, Pending, cstring, effects_of};
 
+/// How the names of statements on servers begin.
+const NAME_PREFIX: &str = "pgtenant_";
 /// Most statements that a thread remembers without a client that uses them.
 const REMEMBERED_MAX: usize = 10_000;
 /// Most named statements of one client; the server's own limit is its memory.
 const NAMES_MAX: usize = 10_000;
+/// Bytes of the statements that one client's names stand for, together.
+const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest name: PostgreSQL's own bound, beyond which it cuts names off.
+const NAME_BYTES_MAX: usize = 63;
 /// Bytes around a statement's body and names in the messages made here.
 const OVERHEAD_BYTES: usize = 256;
 
@@ -30,13 +36,15 @@ pub(crate) struct Statement {
 pub(crate) struct Statements {
     known: HashMap<(u64, Box<[u8]>), Rc<Statement>>,
     last: StatementId,
+    /// How many there may be before those without a client are looked for: a look at all is worth it only now and then.
+    known_max: usize,
     /// Makes the names on servers unguessable.
     token: u64,
 }
 
 impl Default for Statements {
     fn default() -> Self {
-        Self { known: HashMap::new(), last: 0, token: RandomState::new().hash_one(0) }
+        Self { known: HashMap::new(), last: 0, known_max: REMEMBERED_MAX, token: RandomState::new().hash_one(0) }
     }
 }
 
@@ -46,8 +54,9 @@ impl Statements {
         if let Some(known) = self.known.get(&key) {
             return Rc::clone(known);
         }
-        if self.known.len() >= REMEMBERED_MAX {
+        if self.known.len() >= self.known_max {
             self.known.retain(|_, statement| Rc::strong_count(statement) > 1);
+            self.known_max = REMEMBERED_MAX.max(2 * self.known.len());
         }
         // Zero means no statement. By the time numbers come round again their first bearers are long closed.
         self.last = self.last.checked_add(1).unwrap_or(1);
@@ -58,8 +67,13 @@ impl Statements {
 
     /// A statement's name on servers.
     fn name(&self, id: StatementId) -> String {
-        format!("pgtenant_{:016x}_{id}", self.token)
+        format!("{NAME_PREFIX}{:016x}_{id}", self.token)
     }
+}
+
+/// Whether a client's name could be one of pgtenant's.
+fn name_is_reserved(name: &[u8]) -> bool {
+    name.starts_with(NAME_PREFIX.as_bytes())
 }
 
 /// A change of a client's names that the server has not confirmed.
@@ -72,6 +86,8 @@ enum Change {
 #[derive(Default)]
 pub(super) struct Names {
     known: HashMap<Box<[u8]>, Rc<Statement>>,
+    /// Bytes of all those statements.
+    bytes: usize,
     /// In the order of the messages; an error undoes those that it takes along.
     unconfirmed: VecDeque<Change>,
 }
@@ -79,11 +95,28 @@ pub(super) struct Names {
 impl Names {
     fn parsed(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
         self.unconfirmed.push_back(Change::Parsed(name.clone()));
-        self.known.insert(name, statement);
+        self.enter(name, statement);
+    }
+
+    fn enter(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
+        self.bytes += statement.body.len();
+        let old = self.known.insert(name, statement);
+        self.bytes -= old.map_or(0, |old| old.body.len());
+    }
+
+    fn take(&mut self, name: &[u8]) -> Option<(Box<[u8]>, Rc<Statement>)> {
+        let entry = self.known.remove_entry(name)?;
+        self.bytes -= entry.1.body.len();
+        Some(entry)
+    }
+
+    /// Whether no more names are kept for this client.
+    fn is_full(&self) -> bool {
+        self.known.len() >= NAMES_MAX || self.bytes >= STATEMENT_BYTES_MAX
     }
 
     fn closed(&mut self, name: &[u8]) {
-        if let Some((name, statement)) = self.known.remove_entry(name) {
+        if let Some((name, statement)) = self.take(name) {
             self.unconfirmed.push_back(Change::Closed(name, statement));
         }
     }
@@ -93,9 +126,15 @@ impl Names {
         self.unconfirmed.pop_front();
     }
 
-    /// All statements are gone.
+    /// All statements are gone but those that were sent after the message that took them away.
     pub(super) fn clear(&mut self) {
-        self.known.clear();
+        let parsed = self.unconfirmed.iter().filter_map(|change| match change {
+            Change::Parsed(name) => Some(name),
+            Change::Closed(..) => None,
+        });
+        let later: HashSet<_> = parsed.collect();
+        self.known.retain(|name, _| later.contains(name));
+        self.bytes = self.known.values().map(|statement| statement.body.len()).sum();
     }
 
     /// These messages got no answer: as if they had never been sent.
@@ -103,25 +142,23 @@ impl Names {
         let mut changes = Vec::new();
         for owed in lost {
             match owed {
-                Owed::Parse(Answer::Hidden, id) => prepared.forget(*id),
+                Owed::Parse(Answer::Hidden, id) | Owed::Close(Answer::Hidden, id) => prepared.doubt(*id),
                 Owed::Parse(answer, id) if *id != 0 => {
                     if *answer == Answer::Server {
-                        prepared.forget(*id);
+                        prepared.doubt(*id);
                     }
                     changes.extend(self.unconfirmed.pop_front());
                 }
-                Owed::Close(Answer::Own) => changes.extend(self.unconfirmed.pop_front()),
+                Owed::Close(Answer::Own, _) => changes.extend(self.unconfirmed.pop_front()),
                 _ => {}
             }
         }
         for change in changes.into_iter().rev() {
             match change {
                 Change::Parsed(name) => {
-                    self.known.remove(&name);
+                    self.take(&name);
                 }
-                Change::Closed(name, statement) => {
-                    self.known.insert(name, statement);
-                }
+                Change::Closed(name, statement) => self.enter(name, statement),
             }
         }
     }
@@ -165,13 +202,17 @@ impl Relay {
         let name = &body[at.clone()];
         let known = self.names.known.get(name).cloned();
         let is_parse = head.kind == b'P';
-        if is_parse && (there < head.frame_bytes || self.names.known.len() >= NAMES_MAX) {
+        let kept = there == head.frame_bytes && name.len() <= NAME_BYTES_MAX && !self.names.is_full();
+        if is_parse && !kept {
             // Too long to be kept, or one too many: it stays with this connection, and the client with it.
             let name: Box<[u8]> = name.into();
-            self.names.known.remove(&name);
-            return Carried::No;
+            self.names.take(&name);
         }
-        if !is_parse && known.is_none() {
+        if (is_parse && !kept) || (!is_parse && known.is_none()) {
+            // Under a name of pgtenant's own it would be another client's.
+            if name_is_reserved(&self.up.window.unscanned()[HEADER_BYTES..there][at.clone()]) {
+                self.up.window.unscanned()[HEADER_BYTES + at.start] = b'P';
+            }
             return Carried::No;
         }
         let Some(link) = &mut self.link else {
@@ -219,7 +260,7 @@ impl Relay {
     /// The type of the next message if it is pgtenant's turn to answer.
     pub(super) fn next_own_answer(&mut self) -> Option<u8> {
         let kind = match self.pending.own_turn()? {
-            Owed::Close(_) => b'3',
+            Owed::Close(..) => b'3',
             _ => b'1',
         };
         self.pending.own_answered();
@@ -264,7 +305,7 @@ impl Exchange<'_> {
     /// Close: the client's name goes, the statement stays for others.
     fn close(&mut self, name: &[u8], names: &mut Names) {
         names.closed(name);
-        self.pending.sent(Owed::Close(Answer::Own));
+        self.pending.sent(Owed::Close(Answer::Own, 0));
     }
 
     /// Bind or Describe; and Parse under a name that is taken, which the server itself shall refuse.
@@ -299,15 +340,18 @@ impl Exchange<'_> {
     }
 
     fn give_up_surplus(&mut self) {
-        if let Some(id) = self.set.surplus(self.set_max) {
-            self.close_hidden(id);
+        // Two for the one that comes: a set that grew in one batch shrinks again.
+        for _ in 0..2 {
+            if let Some(id) = self.set.surplus(self.set_max) {
+                self.close_hidden(id);
+            }
         }
     }
 
     fn close_hidden(&mut self, id: StatementId) {
         let name = self.statements.name(id);
         put_message(&mut self.out, b'C', &[b"S", name.as_bytes(), b"\0"], 0);
-        self.pending.sent(Owed::Close(Answer::Hidden));
+        self.pending.sent(Owed::Close(Answer::Hidden, id));
     }
 }
 
@@ -335,9 +379,13 @@ mod tests {
         names.closed(b"a");
         names.parsed(b"a"[..].into(), Rc::clone(&two));
         set.use_statement(two.id);
-        names.lost(&[Owed::Close(Answer::Own), Owed::Bind, Owed::Parse(Answer::Server, two.id)], &mut set);
+        names.lost(&[Owed::Close(Answer::Own, 0), Owed::Bind, Owed::Parse(Answer::Server, two.id)], &mut set);
         assert_eq!(names.known.get(&b"a"[..]).map(|statement| statement.id), Some(one.id));
-        assert_eq!(set.use_statement(two.id), Preparation::Parse, "it was never prepared");
+        assert_eq!(set.use_statement(two.id), Preparation::Again, "it may be there or not");
+        set.batch_begins();
+        assert_eq!(set.surplus(0), Some(two.id));
+        names.lost(&[Owed::Close(Answer::Hidden, two.id)], &mut set);
+        assert_eq!(set.use_statement(two.id), Preparation::Again, "it was not closed after all");
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Relay {
         let fate = self.pending.answered(kind, |owed| lost.push(owed));
         if !lost.is_empty() {
             self.names.lost(&lost, &mut link.server.prepared);
-            if !self.pending.parses_unnamed() {
+            if lost.contains(&Owed::ParseUnnamed) && !self.pending.parses_unnamed() {
                 link.unnamed_lost(&lost);
             }
         }
@@ -138,11 +138,11 @@ impl Relay {
                 b"RESET\0" => link.reassert = true,
                 b"DISCARD ALL\0" => {
                     link.reassert = true;
-                    link.server.prepared.clear();
+                    link.server.prepared.expire();
                     self.names.clear();
                 }
                 b"DEALLOCATE ALL\0" => {
-                    link.server.prepared.clear();
+                    link.server.prepared.expire();
                     self.names.clear();
                 }
                 _ => {}
@@ -171,9 +171,7 @@ impl Link {
             // The one that failed took away what was there before.
             self.unnamed_answered = NO_SESSION;
         }
-        if lost.contains(&Owed::ParseUnnamed) {
-            self.server.unnamed_owner = self.unnamed_answered;
-        }
+        self.server.unnamed_owner = self.unnamed_answered;
     }
 }
 

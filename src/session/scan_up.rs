@@ -113,7 +113,8 @@ impl Relay {
                 self.pending.sent(if unnamed { Owed::ParseUnnamed } else { Owed::Parse(Answer::Server, 0) });
             }
             b'B' => {
-                let unnamed = cstring(body).is_some_and(|(_, rest)| rest.first() == Some(&0));
+                // Where the portal's name is too long to see further, it may be.
+                let unnamed = cstring(body).is_none_or(|(_, rest)| rest.first() == Some(&0));
                 self.pending.sent(Owed::Bind);
                 if unnamed {
                     self.uses_unnamed(UnnamedState::Bound)?;
@@ -127,7 +128,7 @@ impl Relay {
                 }
             }
             b'E' => self.pending.sent(Owed::Execute),
-            b'C' => self.pending.sent(Owed::Close(Answer::Server)),
+            b'C' => self.pending.sent(Owed::Close(Answer::Server, 0)),
             b'S' => {
                 self.pending.sent(Owed::Sync);
                 self.batch_ends();

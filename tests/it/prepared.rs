@@ -1,7 +1,8 @@
 //! Named prepared statements in transaction mode: a client's statements follow it from one server connection to the next.
 
+use crate::relay::one_connection;
 use crate::support::wire::{bind, execute, message, parse, query, sync};
-use crate::support::{Wire, proxy, world};
+use crate::support::{Wire, proxy, unique, world};
 
 fn describe(name: &str) -> Vec<u8> {
     message(b'D', &[b"S", name.as_bytes(), b"\0"].concat())
@@ -173,4 +174,64 @@ async fn long_statements_and_long_values_pass_with_names_too() {
         assert_eq!(value(&client.until_ready().await), "300000");
     }
     proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_no_answers_is_not_read_either() {
+    const ROUNDS_MAX: usize = 3000;
+    let (tenant, proxy, _) = one_connection("unread").await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    client.send(&[parse("s", "SELECT 1"), sync()].concat()).await;
+    client.until_ready().await;
+    // pgtenant itself answers these; the server hears nothing of them.
+    let pairs = [close("s"), parse("s", "SELECT 1")].concat().repeat(1000);
+    let mut rounds = 0;
+    while tokio::time::timeout(std::time::Duration::from_secs(3), client.try_send(&pairs)).await.is_ok() {
+        rounds += 1;
+        assert!(rounds < ROUNDS_MAX, "{} bytes of answers are kept for a client that reads none", rounds * 10_000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_whose_close_was_skipped_is_prepared_again() {
+    let world = world().await;
+    let tenant = world.tenant_in(&unique("skipped_close"), &["crm"], &[]).await;
+    let proxy = proxy(world, |config| {
+        config.pool.size = 1;
+        config.pool.max_prepared_statements = 1;
+    })
+    .await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    client.send(&[parse("one", "SELECT 1"), bind("one"), execute(), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "12DCZ");
+    // The second one takes the place of the first, but the server throws both messages away.
+    client
+        .send(
+            &[parse("", "SELECT 1 / (random()::int * 0)"), bind(""), execute(), parse("two", "SELECT 2"), sync()]
+                .concat(),
+        )
+        .await;
+    assert_eq!(client.kinds().await, "12EZ");
+    for _ in 0..2 {
+        client.send(&[bind("one"), execute(), sync()].concat()).await;
+        assert_eq!(client.kinds().await, "2DCZ");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_names_of_statements_on_servers_are_nobodys_to_use() {
+    let (tenant, proxy, watch) = one_connection("names").await;
+    drop(watch);
+    let mut owner = Wire::login(proxy.address, &tenant, "crm").await;
+    let mut guest = Wire::login(proxy.address, &tenant, "crm").await;
+    owner.send(&[parse("mine", "SELECT 'mine'"), sync()].concat()).await;
+    assert_eq!(owner.kinds().await, "1Z");
+    let name = guest.ask("SELECT name FROM pg_prepared_statements").await;
+    assert!(name.starts_with("pgtenant_"), "{name}");
+    guest.send(&[bind(&name), execute(), sync()].concat()).await;
+    assert_eq!(guest.kinds().await, "EZ");
+    guest.send(&[close(&name), sync()].concat()).await;
+    assert_eq!(guest.kinds().await, "3Z");
+    owner.send(&[bind("mine"), execute(), sync()].concat()).await;
+    assert_eq!(owner.kinds().await, "2DCZ");
 }
