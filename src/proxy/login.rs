@@ -16,7 +16,7 @@ use crate::frontend::{
     filter_settings, identify, open, turn_away,
 };
 use crate::net::Stream;
-use crate::protocol::{Protocol, Report, SqlState};
+use crate::protocol::{CancelKey, Protocol, Report, SqlState};
 use crate::session::{Arrival, Ticket, say};
 use crate::tenant::{Placement, Pooling, Tenant};
 
@@ -46,7 +46,7 @@ pub(super) async fn refuse_surplus(shared: Arc<Shared>, stream: Stream) {
                 );
                 say(&mut opened.stream, &report).await;
             }
-            Ok(Opening::Cancel(key, _stream)) => shared.cancel(&key),
+            Ok(Opening::Cancel(key, stream)) => cancel(&shared, &key, stream).await,
             Ok(Opening::Silent) => {}
             Err(error) => tracing::debug!(%error, "surplus client"),
         }
@@ -60,7 +60,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
     let live = shared.live.load_full();
     let opened = match open(stream, live.tls.as_deref(), live.listen.tls).await {
         Ok(Opening::Session(opened)) => opened,
-        Ok(Opening::Cancel(key, _stream)) => return shared.cancel(&key),
+        Ok(Opening::Cancel(key, stream)) => return cancel(shared, &key, stream).await,
         Ok(Opening::Silent) => return,
         Err(error) => return failed(peer, &error),
     };
@@ -81,6 +81,15 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
             metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => "refused").increment(1);
             say(&mut stream, &report).await;
         }
+    }
+}
+
+/// Passes a cancel request on, then says goodbye: the client waits for that, and under TLS libpq takes an end without
+/// `close_notify` for a failure.
+async fn cancel(shared: &Shared, key: &CancelKey, mut stream: Stream) {
+    shared.cancel(key);
+    if let Err(error) = stream.shutdown().await {
+        tracing::debug!(%error, "goodbye after a cancel request");
     }
 }
 

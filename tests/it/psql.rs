@@ -1,9 +1,12 @@
 //! psql through the proxy, unmodified: with and without TLS, over TCP and Unix sockets.
 
-use std::io::Write;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use pgtenant::frontend::ClientTls;
+use pgtenant::net::tls::client_config;
+use pgtenant::tenant::SslMode;
+use rustls::pki_types::ServerName;
 
 use crate::support::{self, MODULES, Running, Tenant, cluster, world};
 
@@ -108,5 +111,28 @@ async fn an_error_of_the_server_reaches_psql_as_it_is() {
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(complaint.contains("ERROR:  22012: division by zero"), "{complaint}");
     assert!(complaint.contains("LOCATION:  int4div"), "{complaint}");
+    proxy.stop().await;
+}
+
+/// libpq takes an end without it for a failure of the request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_request_over_tls_ends_with_close_notify() {
+    let (proxy, _) = service(ClientTls::Prefer).await;
+    let address = proxy.address;
+    let config = client_config(SslMode::Require, None).expect("settings").expect("TLS");
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut socket = std::net::TcpStream::connect(address)?;
+        socket.write_all(&[0, 0, 0, 8, 4, 210, 22, 47])?;
+        let mut agreed = [0];
+        socket.read_exact(&mut agreed)?;
+        assert_eq!(agreed, [b'S']);
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut tls = rustls::ClientConnection::new(config, name).expect("a connection");
+        let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+        // Nobody's key: that makes no difference to the asker.
+        stream.write_all(&[0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 0, 1, 0, 0, 0, 2])?;
+        stream.read_to_end(&mut Vec::new())
+    });
+    assert_eq!(ended.await.unwrap().expect("an end in order, not an unexpected one"), 0);
     proxy.stop().await;
 }
