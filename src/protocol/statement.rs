@@ -13,9 +13,9 @@ pub struct Effects(u16);
 impl Effects {
     /// Nothing.
     pub const NONE: Self = Self(0);
-    /// `SET` of a session parameter, `set_config`, `RESET`.
+    /// `SET` of a session parameter, `set_config`.
     pub const PARAMETER: Self = Self(1);
-    /// `LISTEN` or `UNLISTEN`.
+    /// `LISTEN`.
     pub const LISTEN: Self = Self(1 << 1);
     /// A session-level advisory lock.
     pub const ADVISORY_LOCK: Self = Self(1 << 2);
@@ -441,8 +441,8 @@ impl StatementScan {
             b"prepare" => self.before = Before::Prepare,
             b"create" => self.before = Before::Makes,
             b"with" => self.before = Before::With,
-            b"reset" => self.effects.insert(Effects::PARAMETER),
-            b"listen" | b"unlisten" => self.effects.insert(Effects::LISTEN),
+            // RESET, UNLISTEN and CLOSE only take state away: what drivers' pools send when a connection comes back to them.
+            b"listen" => self.effects.insert(Effects::LISTEN),
             b"deallocate" => self.effects.insert(Effects::PREPARE),
             b"load" => self.effects.insert(Effects::LOAD),
             b"discard" => self.effects.insert(Effects::DISCARD),
@@ -459,7 +459,7 @@ impl StatementScan {
             _ => Before::Other,
         };
         let advisory = word.starts_with(b"pg_advisory_") || word.starts_with(b"pg_try_advisory_");
-        if advisory && memchr::memmem::find(word, b"xact").is_none() {
+        if advisory && memchr::memmem::find(word, b"xact").is_none() && !word.starts_with(b"pg_advisory_unlock") {
             self.effects.insert(Effects::ADVISORY_LOCK);
         } else if word == b"set_config" {
             self.effects.insert(Effects::PARAMETER);
@@ -498,6 +498,7 @@ mod tests {
             "select 1 from t where a = $1 and b = $2",
             "WITH x AS (SELECT 1) SELECT * FROM x",
             "update weather set temp = temp + 1",
+            "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;",
         ] {
             assert_eq!(of(text), Effects::NONE, "{text}");
         }
@@ -510,7 +511,6 @@ mod tests {
             ("  /* hi */ set\tsession x to y", Effects::PARAMETER),
             ("select 1; SET", Effects::PARAMETER),
             ("SET \"a.b\" = 1", Effects::PARAMETER),
-            ("RESET ALL", Effects::PARAMETER),
             ("SELECT set_config('a.b', 'c', false)", Effects::PARAMETER),
             ("SELECT pg_catalog.set_config('a.b', 'c', false)", Effects::PARAMETER),
             ("SELECT '--'; SET x = 1", Effects::PARAMETER),
@@ -519,9 +519,9 @@ mod tests {
             ("SELECT $a$ $a $a$; SET x = 1", Effects::PARAMETER),
             ("SELECT E'a''\\''; SET x = 1", Effects::PARAMETER),
             ("LISTEN x", Effects::LISTEN),
-            ("unlisten *", Effects::LISTEN),
             ("SELECT pg_try_advisory_lock(1)", Effects::ADVISORY_LOCK),
-            ("SELECT pg_advisory_unlock_all()", Effects::ADVISORY_LOCK),
+            ("SELECT pg_advisory_unlock_all(), pg_advisory_lock(1)", Effects::ADVISORY_LOCK),
+            ("RESET ALL; SET a = b", Effects::PARAMETER),
             ("CREATE TEMP TABLE t (a int)", Effects::TEMPORARY),
             ("CREATE OR REPLACE TEMPORARY VIEW v AS SELECT 1", Effects::TEMPORARY),
             ("create /* x */ local -- y\n temp table t ()", Effects::TEMPORARY),

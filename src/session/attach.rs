@@ -141,7 +141,7 @@ impl Relay {
         // anything of pgtenant's nor another client's bytes may land inside it.
         let sending = self.up.rest > 0 || self.up.window.has_ready() || !self.up.prefix.is_empty();
         self.control.set_doing(if idle { Doing::Idle } else { Doing::IdleInTransaction }, self.thread.now());
-        if link.reassert && self.place.shared && link.status != b'E' && !sending {
+        if link.reassert && link.status != b'E' && !sending {
             link.reassert = false;
             if let Some(needed) = self.place.assertion.again() {
                 link.server.asserted = Asserted::Unknown;
@@ -176,7 +176,11 @@ impl Relay {
 
     /// Gives the connection back, after the cancel requests on their way to it.
     fn release(&mut self) {
-        let Some(link) = self.link.take() else { return };
+        let Some(mut link) = self.link.take() else { return };
+        if link.reassert {
+            // A RESET took away what was set at the hand-over, and there was no time to set it again.
+            link.server.asserted = Asserted::Unknown;
+        }
         if link.cancels.none() && !link.cancels.is_any_lost() {
             return link.server.checkin();
         }

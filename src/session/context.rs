@@ -73,6 +73,11 @@ impl Assertion {
         }
     }
 
+    /// Whether a parameter, named as the server reports it, is part of the context.
+    pub(crate) fn sets(&self, name: &[u8]) -> bool {
+        self.context.settings.iter().any(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
+    }
+
     /// The messages as text, for a connection on which nothing else is under way.
     pub(crate) fn statements(needed: &Needed) -> Vec<String> {
         let mut rest = &needed.bytes[..];

@@ -130,7 +130,10 @@ impl Relay {
             }
             b'S' => {
                 parameter_changed(link, body);
-                if !self.place.session_mode {
+                // What a RESET takes away of the context is set again.
+                let comes_back =
+                    link.reassert && cstring(body).is_some_and(|(name, _)| self.place.assertion.sets(name));
+                if !self.place.session_mode && !comes_back {
                     self.effects.insert(Effects::REPORTED);
                 }
             }

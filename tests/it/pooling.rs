@@ -61,6 +61,30 @@ async fn a_backend_is_one_clients_for_its_transaction_and_the_next_ones_after_it
     proxy.stop().await;
 }
 
+/// What asyncpg's pool sends whenever a connection comes back to it.
+const RESET: &str = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_that_only_take_state_away_keep_no_backend_and_leave_the_context_in_place() {
+    let world = world().await;
+    let tenant = world.tenant(&unique("reset")).await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    for module in ["crm", "shop"] {
+        let startup = startup(&[("user", &tenant.user()), ("database", module), ("application_name", "mine")]);
+        let mut first = Wire::login_with(proxy.address, &startup, &tenant.password).await.expect("log in");
+        let mut second = Wire::login(proxy.address, &tenant, module).await;
+        for _ in 0..3 {
+            first.query("SELECT 1").await;
+            first.query(RESET).await;
+            assert_eq!(second.ask("SELECT note || current_setting('application_name') FROM notes").await, tenant.slug);
+            second.query(RESET).await;
+            let mine = first.ask("SELECT note || current_setting('application_name') FROM notes").await;
+            assert_eq!(mine, format!("{}mine", tenant.slug));
+        }
+    }
+    proxy.stop().await;
+}
+
 /// State of a session: how it is made, how it is seen, what is seen, and what another session sees.
 const STATES: [(&str, &str, &str, &str); 9] = [
     ("SET app.mine = 'x'", "SELECT current_setting('app.mine', true)", "x", ""),
