@@ -1,12 +1,13 @@
 # make demo     see it work: temporary PostgreSQL servers, three tenants, the proxy   (DEMO=--once checks itself and ends)
 # make test     format, lints and all tests, against real PostgreSQL                  (TEST=name runs some tests only)
 # make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy")
+# make drivers  psql and five drivers, as they come from their registries, on every kind of place   (DRIVERS=--quick: three)
 # make lint     format and lints alone
 # make help     this
 
 CARGO ?= cargo
 
-.PHONY: help demo test bench lint need-cargo need-postgres
+.PHONY: help demo test bench drivers lint need-cargo need-postgres
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -19,6 +20,11 @@ test: lint need-postgres
 
 bench: need-cargo need-postgres
 	$(CARGO) bench --locked --bench compare -- $(BENCH)
+
+drivers: need-cargo need-postgres
+	@command -v python3 >/dev/null || { echo "make drivers needs python3" >&2; exit 1; }
+	$(CARGO) build --locked --bin pgtenant
+	python3 tests/drivers/run.py $(DRIVERS)
 
 lint: need-cargo
 	$(CARGO) fmt --check
