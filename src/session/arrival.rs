@@ -1,7 +1,6 @@
 //! A client that has logged in: finding its pool and its server, and telling it that it may begin.
 
 use std::any::Any;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,25 +8,24 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use pgwire::error::PgWireResult;
 use tokio::io::AsyncWriteExt;
-use tokio::time::Instant;
 
 use super::attach::NO_SESSION;
 use super::context::Assertion;
 use super::control::{Control, Doing};
 use super::end::say;
 use super::error;
-use super::keys::{CancelKey, CancelKeys, Owner};
-use super::place::place;
-use super::prepared::Names;
-use super::relay::{Down, Link, Place, Relay, Up};
-use super::thread::{Parameters, Thread};
-use crate::backend::{Asserted, ConnectError, Credential, Pools, Servers, has_schema, simple};
+use super::keys::{CancelKey, Owner};
+use super::names::Names;
+use super::place::{Place, place};
+use super::relay::{Down, Link, Relay, Up};
+use super::thread::Parameters;
+use super::ticket::{Begin, Ticket};
+use crate::backend::{Asserted, ConnectError, Servers, has_schema, simple};
 use crate::net::{Detached, Stream};
-use crate::pool::{self, Checkout, CheckoutError};
+use crate::pool::{Checkout, CheckoutError};
 use crate::protocol::{
     Effects, Pending, Report, Severity, authentication_ok, backend_key_data, parameter_status, ready_for_query,
 };
-use crate::tenant::{Login, Placement, Tenant};
 
 /// How long one step on a server connection may take while a session begins.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,51 +39,6 @@ pub struct Arrival {
     /// Given back when the session is over (its place among `max_clients`).
     pub slot: Box<dyn Any + Send>,
 }
-
-/// What the login learnt of a client.
-pub struct Ticket {
-    /// The session's number.
-    pub id: u64,
-    /// Whose it is.
-    pub tenant: Arc<Tenant>,
-    /// Where it goes.
-    pub placement: Arc<Placement>,
-    /// As whom.
-    pub login: Login,
-    /// The settings it asked for, filtered.
-    pub settings: Vec<(String, String)>,
-    /// `replication`, where allowed.
-    pub replication: Option<String>,
-    /// What opens server connections for it.
-    pub credential: Credential,
-    /// The role that the credential opens.
-    pub server_user: String,
-    /// Whether it gets a long cancel key (protocol 3.2).
-    pub long_key: bool,
-    /// What it is told before it may begin.
-    pub notices: Vec<Report>,
-    /// When the login must be over.
-    pub deadline: Instant,
-}
-
-/// What a thread needs to begin sessions.
-pub struct Begin {
-    /// The thread.
-    pub thread: Rc<Thread>,
-    /// Its number.
-    pub thread_index: usize,
-    /// Its pools.
-    pub pools: Rc<Pools>,
-    /// The settings of pools.
-    pub pool: Rc<pool::Config>,
-    /// All cancel keys.
-    pub keys: CancelKeys,
-    /// Makes room for a pool on another thread, when there are as many as may be.
-    pub make_room: MakeRoom,
-}
-
-/// Asks elsewhere for an idle pool to be given up; whether one was.
-pub type MakeRoom = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = bool>>>>;
 
 /// Why a session could not begin.
 enum Refusal {

@@ -10,18 +10,21 @@ mod control;
 mod end;
 mod error;
 mod keys;
+mod names;
 mod place;
 mod prepared;
 mod relay;
 mod scan_down;
 mod scan_up;
 mod thread;
+mod ticket;
 
-pub use arrival::{Arrival, Begin, MakeRoom, Ticket};
+pub use arrival::Arrival;
 pub use config::Config;
 pub use control::{Control, Doing};
 pub use keys::{CancelKey, CancelKeys, Owner};
 pub use thread::Thread;
+pub use ticket::{Begin, MakeRoom, Ticket};
 
 pub(crate) use end::say;
 pub(crate) use error::shutdown;

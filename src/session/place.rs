@@ -2,9 +2,8 @@
 
 use std::rc::Rc;
 
-use super::arrival::{Begin, Ticket};
 use super::context::Assertion;
-use super::relay::Place;
+use super::ticket::{Begin, Ticket};
 use crate::backend::{Context, Credential, PoolKey, ServerAddress, ServerPool, Servers, Want, digest};
 use crate::pool::{self, Limits};
 use crate::protocol::Report;
@@ -14,6 +13,25 @@ use crate::tenant::{Isolation, Placement, PoolMode, Pooling, quote_ident};
 const TENANT_PARAMETER: &str = "pgtenant.tenant_id";
 /// Sees nothing but PostgreSQL's own: where a shared connection returns to when it is reset.
 const NEUTRAL_PATH: &str = "pg_catalog, pg_temp";
+
+/// Where a session's server connections come from, and how they are used.
+pub(crate) struct Place {
+    pub(crate) pool: Rc<ServerPool>,
+    /// Finds the pool again after this one was evicted.
+    pub(crate) finder: PoolFinder,
+    pub(crate) want: Rc<Want>,
+    /// The pool's number, never used twice in a thread.
+    pub(crate) pool_id: u64,
+    pub(crate) assertion: Assertion,
+    /// Most prepared statements on one connection; 0 carries none.
+    pub(crate) prepared_max: u32,
+    /// Sessions with the same number here share prepared statements.
+    pub(crate) statement_scope: u64,
+    /// The connection stays from login to logout.
+    pub(crate) session_mode: bool,
+    /// The connection serves other tenants, too.
+    pub(crate) shared: bool,
+}
 
 /// Finds or makes the pool, and says how it is to be used.
 pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, Report> {

@@ -1,168 +1,20 @@
 //! Named prepared statements carried across server connections: the client's names stand for statements that each
 //! connection gets when it needs them, under names of pgtenant's own.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 
+use super::names::{Names, Statement, Statements, name_is_reserved};
 use super::relay::Relay;
 use crate::backend::{Preparation, PreparedSet, StatementId};
 use crate::protocol::{Answer, HEADER_BYTES, Header, Owed, Pending, cstring, effects_of};
 
-/// How the names of statements on servers begin.
-const NAME_PREFIX: &str = "pgtenant_";
-/// Most statements that a thread remembers without a client that uses them.
-const REMEMBERED_MAX: usize = 10_000;
-/// Most named statements of one client; the server's own limit is its memory.
-const NAMES_MAX: usize = 10_000;
-/// Bytes of the statements that one client's names stand for, together.
-const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest name: PostgreSQL's own bound, beyond which it cuts names off.
 const NAME_BYTES_MAX: usize = 63;
 /// Bytes around a statement's body and names in the messages made here.
 const OVERHEAD_BYTES: usize = 256;
-
-/// A statement, whoever prepares it.
-pub(crate) struct Statement {
-    id: StatementId,
-    /// Parse without the name: text and parameter types.
-    body: Box<[u8]>,
-}
-
-/// The statements of a thread, by scope and body: one text in one pool, for one tenant, is one statement.
-pub(crate) struct Statements {
-    known: HashMap<(u64, Box<[u8]>), Rc<Statement>>,
-    last: StatementId,
-    /// How many there may be before those without a client are looked for: a look at all is worth it only now and then.
-    known_max: usize,
-    /// Makes the names on servers unguessable.
-    token: u64,
-}
-
-impl Default for Statements {
-    fn default() -> Self {
-        Self { known: HashMap::new(), last: 0, known_max: REMEMBERED_MAX, token: RandomState::new().hash_one(0) }
-    }
-}
-
-impl Statements {
-    fn statement(&mut self, scope: u64, body: &[u8]) -> Rc<Statement> {
-        let key = (scope, Box::from(body));
-        if let Some(known) = self.known.get(&key) {
-            return Rc::clone(known);
-        }
-        if self.known.len() >= self.known_max {
-            self.known.retain(|_, statement| Rc::strong_count(statement) > 1);
-            self.known_max = REMEMBERED_MAX.max(2 * self.known.len());
-        }
-        // Zero means no statement. By the time numbers come round again their first bearers are long closed.
-        self.last = self.last.checked_add(1).unwrap_or(1);
-        let statement = Rc::new(Statement { id: self.last, body: body.into() });
-        self.known.insert(key, Rc::clone(&statement));
-        statement
-    }
-
-    /// A statement's name on servers.
-    fn name(&self, id: StatementId) -> String {
-        format!("{NAME_PREFIX}{:016x}_{id}", self.token)
-    }
-}
-
-/// Whether a client's name could be one of pgtenant's.
-fn name_is_reserved(name: &[u8]) -> bool {
-    name.starts_with(NAME_PREFIX.as_bytes())
-}
-
-/// A change of a client's names that the server has not confirmed.
-enum Change {
-    Parsed(Box<[u8]>),
-    Closed(Box<[u8]>, Rc<Statement>),
-}
-
-/// A client's names.
-#[derive(Default)]
-pub(super) struct Names {
-    known: HashMap<Box<[u8]>, Rc<Statement>>,
-    /// Bytes of all those statements.
-    bytes: usize,
-    /// In the order of the messages; an error undoes those that it takes along.
-    unconfirmed: VecDeque<Change>,
-}
-
-impl Names {
-    fn parsed(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
-        self.unconfirmed.push_back(Change::Parsed(name.clone()));
-        self.enter(name, statement);
-    }
-
-    fn enter(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
-        self.bytes += statement.body.len();
-        let old = self.known.insert(name, statement);
-        self.bytes -= old.map_or(0, |old| old.body.len());
-    }
-
-    fn take(&mut self, name: &[u8]) -> Option<(Box<[u8]>, Rc<Statement>)> {
-        let entry = self.known.remove_entry(name)?;
-        self.bytes -= entry.1.body.len();
-        Some(entry)
-    }
-
-    /// Whether no more names are kept for this client.
-    fn is_full(&self) -> bool {
-        self.known.len() >= NAMES_MAX || self.bytes >= STATEMENT_BYTES_MAX
-    }
-
-    fn closed(&mut self, name: &[u8]) {
-        if let Some((name, statement)) = self.take(name) {
-            self.unconfirmed.push_back(Change::Closed(name, statement));
-        }
-    }
-
-    /// The oldest change has been answered.
-    pub(super) fn confirmed(&mut self) {
-        self.unconfirmed.pop_front();
-    }
-
-    /// All statements are gone but those that were sent after the message that took them away.
-    pub(super) fn clear(&mut self) {
-        let parsed = self.unconfirmed.iter().filter_map(|change| match change {
-            Change::Parsed(name) => Some(name),
-            Change::Closed(..) => None,
-        });
-        let later: HashSet<_> = parsed.collect();
-        self.known.retain(|name, _| later.contains(name));
-        self.bytes = self.known.values().map(|statement| statement.body.len()).sum();
-    }
-
-    /// These messages got no answer: as if they had never been sent.
-    pub(super) fn lost(&mut self, lost: &[Owed], prepared: &mut PreparedSet) {
-        let mut changes = Vec::new();
-        for owed in lost {
-            match owed {
-                Owed::Parse(Answer::Hidden, id) | Owed::Close(Answer::Hidden, id) => prepared.doubt(*id),
-                Owed::Parse(answer, id) if *id != 0 => {
-                    if *answer == Answer::Server {
-                        prepared.doubt(*id);
-                    }
-                    changes.extend(self.unconfirmed.pop_front());
-                }
-                Owed::Close(Answer::Own, _) => changes.extend(self.unconfirmed.pop_front()),
-                _ => {}
-            }
-        }
-        for change in changes.into_iter().rev() {
-            match change {
-                Change::Parsed(name) => {
-                    self.take(&name);
-                }
-                Change::Closed(name, statement) => self.enter(name, statement),
-            }
-        }
-    }
-}
 
 /// What became of a message about a named statement.
 pub(super) enum Carried {
@@ -368,33 +220,6 @@ fn put_message(out: &mut BytesMut, kind: u8, parts: &[&[u8]], rest: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_an_error_took_along_are_as_they_were() {
-        let mut statements = Statements::default();
-        let (one, two) = (statements.statement(0, b"one"), statements.statement(0, b"two"));
-        let (mut names, mut set) = (Names::default(), PreparedSet::default());
-        names.parsed(b"a"[..].into(), Rc::clone(&one));
-        names.confirmed();
-        names.closed(b"a");
-        names.parsed(b"a"[..].into(), Rc::clone(&two));
-        set.use_statement(two.id);
-        names.lost(&[Owed::Close(Answer::Own, 0), Owed::Bind, Owed::Parse(Answer::Server, two.id)], &mut set);
-        assert_eq!(names.known.get(&b"a"[..]).map(|statement| statement.id), Some(one.id));
-        assert_eq!(set.use_statement(two.id), Preparation::Again, "it may be there or not");
-        set.batch_begins();
-        assert_eq!(set.surplus(0), Some(two.id));
-        names.lost(&[Owed::Close(Answer::Hidden, two.id)], &mut set);
-        assert_eq!(set.use_statement(two.id), Preparation::Again, "it was not closed after all");
-    }
-
-    #[test]
-    fn one_text_in_one_scope_is_one_statement() {
-        let mut statements = Statements::default();
-        let ids = [(1, "a"), (1, "a"), (1, "b"), (2, "a")]
-            .map(|(scope, body)| statements.statement(scope, body.as_bytes()).id);
-        assert_eq!(ids, [1, 1, 2, 3]);
-    }
 
     #[test]
     fn the_statement_of_a_message_is_found_where_the_protocol_puts_it() {

@@ -8,14 +8,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::buffer::Window;
 use super::cancels::Cancels;
-use super::context::Assertion;
 use super::control::{Control, Doing};
-use super::place::PoolFinder;
-use super::prepared::Names;
+use super::names::Names;
+use super::place::Place;
 use super::thread::Thread;
-use crate::backend::{Servers, Want};
+use crate::backend::Servers;
 use crate::net::Stream;
-use crate::pool::{Checkout, Pool};
+use crate::pool::Checkout;
 use crate::protocol::{Effects, Pending, Report, StatementScan, parameter_status};
 
 /// Most answers that may be owed before no more is read from the client.
@@ -23,25 +22,6 @@ pub(super) const OWED_MAX: usize = 100_000;
 
 /// Most bytes of pgtenant's own answers that wait for the client before no more is read from it.
 const OWN_BYTES_MAX: usize = 16 * 1024;
-
-/// Where a session's server connections come from, and how they are used.
-pub(crate) struct Place {
-    pub(crate) pool: Rc<Pool<Servers>>,
-    /// Finds the pool again after this one was evicted.
-    pub(crate) finder: PoolFinder,
-    pub(crate) want: Rc<Want>,
-    /// The pool's number, never used twice in a thread.
-    pub(crate) pool_id: u64,
-    pub(crate) assertion: Assertion,
-    /// Most prepared statements on one connection; 0 carries none.
-    pub(crate) prepared_max: u32,
-    /// Sessions with the same number here share prepared statements.
-    pub(crate) statement_scope: u64,
-    /// The connection stays from login to logout.
-    pub(crate) session_mode: bool,
-    /// The connection serves other tenants, too.
-    pub(crate) shared: bool,
-}
 
 /// A server connection in use.
 pub(super) struct Link {

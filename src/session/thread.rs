@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::buffer::Buffers;
 use super::control::{Control, Doing};
-use super::prepared::Statements;
+use super::names::Statements;
 use crate::backend::Want;
 use crate::protocol::{Report, SqlState};
 

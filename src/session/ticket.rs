@@ -1,0 +1,59 @@
+//! What a session begins from: what the login learnt of its client, and what its thread has for all of them.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::keys::CancelKeys;
+use super::thread::Thread;
+use crate::backend::{Credential, Pools};
+use crate::pool;
+use crate::protocol::Report;
+use crate::tenant::{Login, Placement, Tenant};
+
+/// What the login learnt of a client.
+pub struct Ticket {
+    /// The session's number.
+    pub id: u64,
+    /// Whose it is.
+    pub tenant: Arc<Tenant>,
+    /// Where it goes.
+    pub placement: Arc<Placement>,
+    /// As whom.
+    pub login: Login,
+    /// The settings it asked for, filtered.
+    pub settings: Vec<(String, String)>,
+    /// `replication`, where allowed.
+    pub replication: Option<String>,
+    /// What opens server connections for it.
+    pub credential: Credential,
+    /// The role that the credential opens.
+    pub server_user: String,
+    /// Whether it gets a long cancel key (protocol 3.2).
+    pub long_key: bool,
+    /// What it is told before it may begin.
+    pub notices: Vec<Report>,
+    /// When the login must be over.
+    pub deadline: Instant,
+}
+
+/// What a thread needs to begin sessions.
+pub struct Begin {
+    /// The thread.
+    pub thread: Rc<Thread>,
+    /// Its number.
+    pub thread_index: usize,
+    /// Its pools.
+    pub pools: Rc<Pools>,
+    /// The settings of pools.
+    pub pool: Rc<pool::Config>,
+    /// All cancel keys.
+    pub keys: CancelKeys,
+    /// Makes room for a pool on another thread, when there are as many as may be.
+    pub make_room: MakeRoom,
+}
+
+/// Asks elsewhere for an idle pool to be given up; whether one was.
+pub type MakeRoom = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = bool>>>>;
