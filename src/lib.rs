@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control;
+mod fault;
 pub mod frontend;
 pub mod metrics;
 pub mod net;

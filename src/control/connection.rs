@@ -10,6 +10,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::Error;
 use crate::auth::{Credentials, Part, SecretRef};
+use crate::fault;
 use crate::net::tls;
 use crate::tenant::{Server, ServerName, SslMode};
 
@@ -129,7 +130,10 @@ impl Step<'_> {
     /// Ends the step; what it did holds from now on.
     pub(crate) async fn commit(self) -> Result<(), Error> {
         let Self { transaction, server, doing } = self;
-        transaction.commit().await.map_err(|source| Error::Sql { doing, server, source })
+        fault::point("before", doing);
+        transaction.commit().await.map_err(|source| Error::Sql { doing, server, source })?;
+        fault::point("after", doing);
+        Ok(())
     }
 
     /// Runs statements without parameters.

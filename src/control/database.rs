@@ -5,6 +5,7 @@ use tokio_postgres::error::SqlState;
 use super::connection::{ATTEMPTS_MAX, Connection, Step, in_step, pause};
 use super::error::{Error, is_transient};
 use super::place::Place;
+use crate::fault;
 use crate::tenant::{Isolation, quote_ident, quote_literal};
 
 /// pgtenant's own schema in a database that holds tenants.
@@ -21,7 +22,10 @@ pub(super) async fn ensure(connection: &mut Connection, place: &Place) -> Result
         attempt += 1;
         let owner = if own { format!(" OWNER {}", quote_ident(&place.owner())) } else { String::new() };
         match connection.client.batch_execute(&format!("CREATE DATABASE {}{owner}", quote_ident(name))).await {
-            Ok(()) => break,
+            Ok(()) => {
+                fault::point("after", "create the database");
+                break;
+            }
             // Another run made it, or someone is connected to the template; both pass.
             Err(error) if attempt < ATTEMPTS_MAX && error.as_db_error().is_some_and(is_transient) => {
                 pause(attempt).await;

@@ -9,6 +9,7 @@ use super::place::{LoginRole, Place};
 use super::provision::{ROLES, maintenance};
 use super::roles;
 use crate::auth::Credentials;
+use crate::fault;
 use crate::tenant::{Isolation, RoleName, quote_ident};
 
 /// Drops a place with all data in it; `last` says that the tenant has no other in this database. What is gone already is no error.
@@ -76,7 +77,9 @@ pub(super) async fn remove_login(place: &Place, login: &LoginRole) -> Result<(),
 
 async fn drop_database(connection: &Connection, place: &Place) -> Result<(), Error> {
     let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", place.database.quoted());
-    connection.client.batch_execute(&sql).await.map_err(|source| connection.failed("drop the database", source))
+    connection.client.batch_execute(&sql).await.map_err(|source| connection.failed("drop the database", source))?;
+    fault::point("after", "drop the database");
+    Ok(())
 }
 
 async fn drop_schema(place: &Place, admin: &Credentials) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use super::admin::Parameter;
 use super::error::RegistryError;
 use super::queries;
 use super::rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, Put, TenantRow};
+use crate::fault;
 use crate::tenant::{Alias, Login, ModuleName, Server, ServerName, TenantId, TenantStatus};
 
 /// A transaction on the registry; dropped without [`Transaction::commit`], it closes its connection and leaves nothing.
@@ -31,10 +32,12 @@ impl Transaction {
     /// # Errors
     /// PostgreSQL's refusal; nothing was written then, unless the connection broke.
     pub async fn commit(mut self) -> Result<(), RegistryError> {
+        fault::point("before", "write the registry");
         if let Some(client) = &self.client {
             // COMMIT alone succeeds, as a rollback, where a statement has failed before; SELECT then fails and stops it.
             client.batch_execute("SELECT 1; COMMIT").await.map_err(RegistryError::query("commit"))?;
         }
+        fault::point("after", "write the registry");
         // Now it may go back to its pool.
         self.client = None;
         Ok(())
