@@ -13,7 +13,7 @@ use super::migrations::{self, MigrationState};
 use super::queries;
 use super::record::TenantRecord;
 use super::rows::{LogEntry, ModuleRow, TenantDetails};
-use super::transaction::Transaction;
+use super::transaction::{Transaction, json};
 use crate::tenant::{Server, Slug, Tenant, TenantId, TenantName};
 
 /// How long to wait for a connection.
@@ -161,6 +161,17 @@ impl Admin {
     pub async fn log(&self, tenant: TenantId, limit: u32) -> Result<Vec<LogEntry>, RegistryError> {
         let page: [Parameter<'_>; 2] = [(&tenant.0, Type::UUID), (&i64::from(limit), Type::INT8)];
         self.read("read the module log", queries::READ_LOG, &page).await
+    }
+
+    /// Adds a line to the module log, for itself: what it tells of stays true whatever comes after.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn write_log(&self, entry: &LogEntry) -> Result<(), RegistryError> {
+        let doing = "write the module log";
+        let json = json(doing, entry)?;
+        let written = self.client().await?.execute_typed(queries::WRITE_LOG, &[(&json, Type::TEXT)]).await;
+        written.map(drop).map_err(RegistryError::query(doing))
     }
 
     async fn client(&self) -> Result<Object, RegistryError> {

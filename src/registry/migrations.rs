@@ -31,6 +31,7 @@ const MIGRATIONS: &[Migration] = migrations![
     1 "0001_tables",
     2 "0002_triggers",
     3 "0003_views_and_procedures",
+    4 "0004_lifecycle",
 ];
 
 /// One migration, and whether the registry has it.

@@ -70,9 +70,7 @@ pub(super) const DETAILS_BY_NAME: &str = concat!(
 /// `$1`: the slug after which to go on, `$2`: how many.
 pub(super) const DETAILS_PAGE: &str = concat!(
     tenant_details!(),
-    " FROM pgtenant.tenants AS t JOIN pgtenant.tenant_names AS n
-        ON n.tenant_id OPERATOR(pg_catalog.=) t.id AND n.kind OPERATOR(pg_catalog.=) 'slug'
-      WHERE n.name OPERATOR(pg_catalog.>) $1 ORDER BY n.name LIMIT $2"
+    " FROM pgtenant.tenants AS t WHERE t.slug OPERATOR(pg_catalog.>) $1 ORDER BY t.slug LIMIT $2"
 );
 /// Tenants with places that are asked for and not there yet.
 pub(super) const DETAILS_UNREADY: &str = concat!(
@@ -102,20 +100,21 @@ pub(super) const PUT_SERVER: &str = "
 /// As [`PUT_SERVER`].
 pub(super) const PUT_MODULE: &str = "
     INSERT INTO pgtenant.modules AS m (name, isolation, server, database, pooling, pool_mode, pool_size, schema_pattern,
-        database_pattern, role_pattern, search_path_extra, migrations, aliases, tenant_parameter, set_role)
+        database_pattern, role_pattern, template, search_path_extra, migrations, aliases, tenant_parameter, set_role)
     SELECT r.name, r.isolation, r.server, r.database, r.pooling, r.pool_mode, r.pool_size, r.schema_pattern,
-        r.database_pattern, r.role_pattern, r.search_path_extra, r.migrations, r.aliases, r.tenant_parameter, r.set_role
+        r.database_pattern, r.role_pattern, r.template, r.search_path_extra, r.migrations, r.aliases, r.tenant_parameter,
+        r.set_role
     FROM pg_catalog.json_populate_record(NULL::pgtenant.modules, $1::pg_catalog.json) AS r
     ON CONFLICT (name) DO UPDATE SET (isolation, server, database, pooling, pool_mode, pool_size, schema_pattern,
-            database_pattern, role_pattern, search_path_extra, migrations, aliases, tenant_parameter, set_role)
+            database_pattern, role_pattern, template, search_path_extra, migrations, aliases, tenant_parameter, set_role)
         = (EXCLUDED.isolation, EXCLUDED.server, EXCLUDED.database, EXCLUDED.pooling, EXCLUDED.pool_mode, EXCLUDED.pool_size,
-           EXCLUDED.schema_pattern, EXCLUDED.database_pattern, EXCLUDED.role_pattern, EXCLUDED.search_path_extra,
-           EXCLUDED.migrations, EXCLUDED.aliases, EXCLUDED.tenant_parameter, EXCLUDED.set_role)
+           EXCLUDED.schema_pattern, EXCLUDED.database_pattern, EXCLUDED.role_pattern, EXCLUDED.template,
+           EXCLUDED.search_path_extra, EXCLUDED.migrations, EXCLUDED.aliases, EXCLUDED.tenant_parameter, EXCLUDED.set_role)
     WHERE (m.isolation, m.server, m.database, m.pooling, m.pool_mode, m.pool_size, m.schema_pattern, m.database_pattern,
-           m.role_pattern, m.search_path_extra, m.migrations, m.aliases, m.tenant_parameter, m.set_role)
+           m.role_pattern, m.template, m.search_path_extra, m.migrations, m.aliases, m.tenant_parameter, m.set_role)
         IS DISTINCT FROM (EXCLUDED.isolation, EXCLUDED.server, EXCLUDED.database, EXCLUDED.pooling, EXCLUDED.pool_mode,
            EXCLUDED.pool_size, EXCLUDED.schema_pattern, EXCLUDED.database_pattern, EXCLUDED.role_pattern,
-           EXCLUDED.search_path_extra, EXCLUDED.migrations, EXCLUDED.aliases, EXCLUDED.tenant_parameter, EXCLUDED.set_role)
+           EXCLUDED.template, EXCLUDED.search_path_extra, EXCLUDED.migrations, EXCLUDED.aliases, EXCLUDED.tenant_parameter, EXCLUDED.set_role)
     RETURNING (xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid)";
 pub(super) const REMOVE_SERVER: &str = "DELETE FROM pgtenant.servers WHERE name OPERATOR(pg_catalog.=) $1";
 pub(super) const REMOVE_MODULE: &str = "DELETE FROM pgtenant.modules WHERE name OPERATOR(pg_catalog.=) $1";
@@ -190,14 +189,14 @@ pub(super) const REMOVE_LOGIN: &str =
 
 /// `$1`: the entry as JSON.
 pub(super) const WRITE_LOG: &str = "
-    INSERT INTO pgtenant.module_log (tenant_id, tenant_slug, module, server, database, schema, status, detail)
-    SELECT r.tenant_id, r.tenant_slug, r.module, r.server, r.database, r.schema, r.status, r.detail
+    INSERT INTO pgtenant.module_log (tenant_id, tenant_slug, module, server, database, schema, status, step, detail)
+    SELECT r.tenant_id, r.tenant_slug, r.module, r.server, r.database, r.schema, r.status, r.step, r.detail
     FROM pg_catalog.json_populate_record(NULL::pgtenant.module_log, $1::pg_catalog.json) AS r";
 /// `$1`: the tenant, `$2`: how many of the newest.
 pub(super) const READ_LOG: &str = "
     SELECT pg_catalog.json_build_object('tenant_id', l.tenant_id, 'tenant_slug', l.tenant_slug, 'module', l.module,
-        'server', l.server, 'database', l.database, 'schema', l.schema, 'status', l.status, 'detail', l.detail,
-        'logged_at', extract(epoch FROM l.logged_at)::pg_catalog.float8)::pg_catalog.text
+        'server', l.server, 'database', l.database, 'schema', l.schema, 'status', l.status, 'step', l.step,
+        'detail', l.detail, 'logged_at', extract(epoch FROM l.logged_at)::pg_catalog.float8)::pg_catalog.text
     FROM pgtenant.module_log AS l WHERE l.tenant_id OPERATOR(pg_catalog.=) $1 ORDER BY l.id DESC LIMIT $2";
 
 /// `$1`: the key. Held until the connection ends.

@@ -32,6 +32,9 @@ pub struct ModuleRow {
     pub database_pattern: Option<String>,
     /// Name of a tenant's role, likewise.
     pub role_pattern: Option<String>,
+    /// The database of which a tenant's own is made a copy; PostgreSQL's `template1` when absent.
+    #[serde(default)]
+    pub template: Option<DatabaseName>,
     /// Schemas that follow the tenant's own in `search_path`.
     #[serde(default)]
     pub search_path_extra: Vec<String>,
@@ -62,6 +65,7 @@ impl ModuleRow {
             schema_pattern: None,
             database_pattern: None,
             role_pattern: None,
+            template: None,
             search_path_extra: Vec::new(),
             migrations: None,
             aliases: Vec::new(),
@@ -141,6 +145,8 @@ pub enum PlacementStatus {
     Provisioning,
     /// There, with its rights.
     Ready,
+    /// Asked to be gone, with its data; `tenant reconcile` finishes that, too.
+    Dropping,
 }
 
 impl PlacementStatus {
@@ -150,6 +156,7 @@ impl PlacementStatus {
         match self {
             Self::Provisioning => "provisioning",
             Self::Ready => "ready",
+            Self::Dropping => "dropping",
         }
     }
 }
@@ -221,8 +228,11 @@ pub struct LogEntry {
     pub database: Option<String>,
     /// The schema of the place.
     pub schema: Option<String>,
-    /// `provisioning`, `provisioned`, `failed`, `unsubscribed` …
+    /// Of the place: `provisioning`, `provisioned`, `failed`, `dropping`, `unsubscribed`; of a step: `done`, `failed`.
     pub status: String,
+    /// The step of provisioning that it is about; the place as a whole when absent.
+    #[serde(default)]
+    pub step: Option<String>,
     /// What there is to say of it.
     pub detail: Option<String>,
     /// When; set by the database.

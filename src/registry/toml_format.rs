@@ -63,6 +63,8 @@ struct ModuleEntry {
     database_pattern: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     role_pattern: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template: Option<DatabaseName>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     search_path_extra: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -321,6 +323,7 @@ same_fields!(
         schema_pattern,
         database_pattern,
         role_pattern,
+        template,
         search_path_extra,
         migrations,
         aliases,

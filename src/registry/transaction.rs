@@ -253,6 +253,7 @@ impl Drop for Transaction {
     }
 }
 
-fn json<T: Serialize>(doing: &'static str, row: &T) -> Result<String, RegistryError> {
+/// A row as JSON text, for a statement that takes it so.
+pub(super) fn json<T: Serialize>(doing: &'static str, row: &T) -> Result<String, RegistryError> {
     serde_json::to_string(row).map_err(|source| RegistryError::Malformed { doing, source })
 }
