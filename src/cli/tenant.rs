@@ -181,10 +181,19 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
             show(context, &context.control().await?.remove_alias(&tenant, &alias).await?)
         }
         Command::Login(command) => login::run(context, &context.control().await?, command).await,
-        Command::Reconcile { tenant } => {
-            print_list(context, &context.control().await?.reconcile(tenant.as_ref()).await?)
-        }
+        Command::Reconcile { tenant } => reconcile(context, tenant.as_ref()).await,
     }
+}
+
+async fn reconcile(context: &Context, tenant: Option<&TenantName>) -> Result<(), Failure> {
+    let done = context.control().await?.reconcile(tenant).await?;
+    print_list(context, &done.tenants)?;
+    let mut failures = done.failures.into_iter();
+    let Some((_, first)) = failures.next() else { return Ok(()) };
+    for (_, error) in failures {
+        remark(format_args!("pgtenant: {}", Failure::from(error)));
+    }
+    Err(first.into())
 }
 
 async fn create(context: &Context, new: Create) -> Result<(), Failure> {

@@ -20,8 +20,12 @@ pub(super) async fn ensure(connection: &mut Connection, place: &Place) -> Result
     let mut attempt = 0;
     while !is_there(connection, place).await? {
         attempt += 1;
-        let owner = if own { format!(" OWNER {}", quote_ident(&place.owner())) } else { String::new() };
-        match connection.client.batch_execute(&format!("CREATE DATABASE {}{owner}", quote_ident(name))).await {
+        let mut sql = format!("CREATE DATABASE {}", quote_ident(name));
+        if own {
+            sql.push_str(&format!(" OWNER {}", quote_ident(&place.owner())));
+            sql.extend(place.template.as_ref().map(|template| format!(" TEMPLATE {}", template.quoted())));
+        }
+        match connection.client.batch_execute(&sql).await {
             Ok(()) => {
                 fault::point("after", "create the database");
                 break;

@@ -121,9 +121,11 @@ pub enum Error {
         /// The login.
         login: String,
     },
-    /// Some of a tenant's places could not be made; the others were.
-    #[error("provision module \"{module}\" of tenant \"{tenant}\" (run the same again when that is mended)")]
+    /// A place of a tenant could not be made or dropped; the others were.
+    #[error("{doing} module \"{module}\" of tenant \"{tenant}\" (run the same again when that is mended)")]
     Place {
+        /// What was asked for.
+        doing: &'static str,
         /// Its slug.
         tenant: String,
         /// The module.
@@ -132,6 +134,19 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A place that is on its way out can be nothing else meanwhile.
+    #[error(
+        "module \"{module}\" of tenant \"{tenant}\" is being dropped with its data; finish that first with: pgtenant tenant reconcile {tenant}"
+    )]
+    BeingDropped {
+        /// Its slug.
+        tenant: String,
+        /// The module.
+        module: String,
+    },
+    /// Work on a tenant ended without an outcome: a defect of pgtenant's.
+    #[error("work on a tenant was cut short")]
+    Task(#[source] tokio::task::JoinError),
     /// A new tenant was written to the registry, and its places could not all be made.
     #[error("tenant was not made whole")]
     Unfinished {

@@ -7,6 +7,7 @@ use super::order::{DEFAULT_LOGIN, Inventory, login_role, tenant_role};
 use super::place::{LoginRole, Place};
 use super::provision::{provision, set_login, verifier};
 use super::removal::remove_login;
+use super::steps::Steps;
 use super::tenants::{Control, generate_password};
 use crate::auth::Secret;
 use crate::registry::TenantDetails;
@@ -38,9 +39,7 @@ impl Control {
         password: Option<Secret>,
     ) -> Result<LoginMade, Error> {
         let inventory = self.inventory().await?;
-        let mut tenant = self.tenant(name).await?;
-        let _alone = self.registry.lock(&format!("tenant {}", tenant.tenant.slug)).await?;
-        tenant = self.tenant(name).await?;
+        let (_alone, mut tenant) = self.alone(name).await?;
         if let Some(known) = tenant.logins.iter().find(|known| known.login == login && known.verifier.is_some()) {
             return Ok(made(&tenant, known, None));
         }
@@ -53,7 +52,7 @@ impl Control {
         tenant.logins.retain(|known| known.login != login);
         tenant.logins.push(added.clone());
         for placement in tenant.placements.iter().filter(|placement| placement.managed) {
-            provision(&inventory.place(&tenant, placement)?).await?;
+            provision(&inventory.place(&tenant, placement)?, &mut Steps::unrecorded()).await?;
         }
         self.put_login(&tenant, &added).await?;
         Ok(made(&tenant, &added, generated))
@@ -70,9 +69,7 @@ impl Control {
         password: Option<Secret>,
     ) -> Result<LoginMade, Error> {
         let inventory = self.inventory().await?;
-        let slug = self.tenant(name).await?.tenant.slug;
-        let _alone = self.registry.lock(&format!("tenant {slug}")).await?;
-        let tenant = self.tenant(name).await?;
+        let (_alone, tenant) = self.alone(name).await?;
         let mut changed = find(&tenant, login)?.clone();
         let generated = password.is_none().then(generate_password);
         changed.verifier = password.as_ref().or(generated.as_ref()).map(|password| verifier(password.expose()));
@@ -90,9 +87,7 @@ impl Control {
     /// [`Error::NoLogin`], a server that could not be reached.
     pub async fn remove_login(&self, name: &TenantName, login: &str) -> Result<TenantDetails, Error> {
         let inventory = self.inventory().await?;
-        let slug = self.tenant(name).await?.tenant.slug;
-        let _alone = self.registry.lock(&format!("tenant {slug}")).await?;
-        let tenant = self.tenant(name).await?;
+        let (_alone, tenant) = self.alone(name).await?;
         let role = login_role(find(&tenant, login)?)?;
         for placement in tenant.placements.iter().filter(|placement| placement.managed && placement.role.is_some()) {
             remove_login(&inventory.place(&tenant, placement)?, &role).await?;

@@ -125,6 +125,7 @@ impl Inventory {
             search_path_extra: module.search_path_extra.clone(),
             tenant_column: TENANT_COLUMN.to_owned(),
             migrations: module.migrations.as_ref().map(Into::into),
+            template: module.template.clone(),
         })
     }
 }

@@ -39,6 +39,8 @@ pub struct Place {
     pub tenant_column: String,
     /// Directory with the module's migration files.
     pub migrations: Option<PathBuf>,
+    /// The database that its own is made a copy of; PostgreSQL's usual one when absent.
+    pub template: Option<DatabaseName>,
 }
 
 /// A role that a login opens, and what proves the login's password.

@@ -9,6 +9,8 @@ use super::files;
 use super::place::{LoginRole, Place};
 use super::roles;
 use super::schema::{self, Grantees};
+use super::steps::Steps;
+use super::template;
 use crate::auth::{Credentials, Verifier};
 use crate::tenant::{Isolation, Pooling, Server};
 
@@ -30,48 +32,79 @@ pub struct Provisioned {
 ///
 /// # Errors
 /// The first step that failed. What was made before it stays, and bears the tenant's mark.
-pub async fn provision(place: &Place) -> Result<Provisioned, Error> {
+pub async fn provision(place: &Place, steps: &mut Steps<'_>) -> Result<Provisioned, Error> {
+    let (admin, service, mut connection) = steps.take("connection", connect(place)).await?;
+    let service = service.as_ref();
+    steps.take("roles", make_roles(&mut connection, place, service)).await?;
+    steps.take("database", make_database(&mut connection, place, service)).await?;
+    drop(connection);
+    let mut connection = Connection::open(&place.server, &admin, place.database.as_str()).await?;
+    let grantees = grantees(place, service);
+    steps.take("schema", make_schema(&mut connection, place, service)).await?;
+    steps.take("rights", grant(&mut connection, place, &grantees)).await?;
+    let migrations = steps.take("migrations", files::apply(&mut connection, place, &grantees)).await?;
+    steps.take("verification", verify(&mut connection, place, &admin, service, &grantees)).await?;
+    Ok(Provisioned { migrations })
+}
+
+/// The admin's credentials and connection, and the service login's credentials where a shared pool serves the place.
+async fn connect(place: &Place) -> Result<(Credentials, Option<Credentials>, Connection), Error> {
     let admin = admin_credentials(&place.server).await?;
     let service = match place.pooling {
         Pooling::Shared => Some(app_credentials(&place.server).await?),
         Pooling::PerTenant => None,
     };
-    make_database(place, &admin, service.as_ref()).await?;
-    let mut connection = Connection::open(&place.server, &admin, place.database.as_str()).await?;
-    database::keep_books(&mut connection).await?;
-    let grantees = grantees(place, service.as_ref());
-    let lock = place.lock();
-    in_step!(connection, "make the schema", &lock, |step| schema::ensure(&step, place))?;
-    if place.isolation == Isolation::Shared {
-        in_step!(connection, "say whose rows a role sees", &lock, |step| map_roles(&step, place, service.as_ref()))?;
-    }
-    in_step!(connection, "grant rights on the schema", &lock, |step| schema::grant(&step, place, &grantees))?;
-    let migrations = files::apply(&mut connection, place, &grantees).await?;
-    in_step!(connection, "verify the place", &lock, |step| schema::verify(&step, place, &grantees))?;
-    if let Some(service) = &service {
-        check_service(place, &admin, service).await?;
-    }
-    Ok(Provisioned { migrations })
+    let connection = maintenance(place, &admin).await?;
+    Ok((admin, service, connection))
 }
 
-/// The parts that a server has but once: roles, and the database.
-async fn make_database(place: &Place, admin: &Credentials, service: Option<&Credentials>) -> Result<(), Error> {
-    let mut connection = maintenance(place, admin).await?;
+async fn make_roles(connection: &mut Connection, place: &Place, service: Option<&Credentials>) -> Result<(), Error> {
     in_step!(connection, "make the roles", ROLES, |step| roles::ensure(&step, place))?;
-    if let Some(service) = service {
-        let verifier = service.password.as_ref().map(|password| verifier(password.expose()));
-        in_step!(connection, "make the service login", ROLES, |step| {
-            roles::ensure_service(&step, &service.user, verifier.as_deref(), place.role.as_ref())
-        })?;
+    let Some(service) = service else { return Ok(()) };
+    let verifier = service.password.as_ref().map(|password| verifier(password.expose()));
+    in_step!(connection, "make the service login", ROLES, |step| {
+        roles::ensure_service(&step, &service.user, verifier.as_deref(), place.role.as_ref())
+    })
+}
+
+async fn make_database(connection: &mut Connection, place: &Place, service: Option<&Credentials>) -> Result<(), Error> {
+    database::ensure(connection, place).await?;
+    let Some(service) = service else { return Ok(()) };
+    let lock = place.database.as_str();
+    in_step!(connection, "let the service login connect", lock, |step| database::allow(&step, place, &service.user))
+}
+
+async fn make_schema(connection: &mut Connection, place: &Place, service: Option<&Credentials>) -> Result<(), Error> {
+    database::keep_books(connection).await?;
+    if place.isolation == Isolation::Database && place.template.is_some() {
+        template::take_over(connection, place).await?;
     }
-    database::ensure(&mut connection, place).await?;
-    if let Some(service) = service {
-        let lock = place.database.as_str();
-        in_step!(connection, "let the service login connect", lock, |step| {
-            database::allow(&step, place, &service.user)
-        })?;
+    let lock = place.lock();
+    in_step!(connection, "make the schema", &lock, |step| schema::ensure(&step, place))?;
+    if place.isolation != Isolation::Shared {
+        return Ok(());
     }
-    Ok(())
+    in_step!(connection, "say whose rows a role sees", &lock, |step| map_roles(&step, place, service))
+}
+
+async fn grant(connection: &mut Connection, place: &Place, grantees: &Grantees) -> Result<(), Error> {
+    let lock = place.lock();
+    in_step!(connection, "grant rights on the schema", &lock, |step| schema::grant(&step, place, grantees))
+}
+
+async fn verify(
+    connection: &mut Connection,
+    place: &Place,
+    admin: &Credentials,
+    service: Option<&Credentials>,
+    grantees: &Grantees,
+) -> Result<(), Error> {
+    let lock = place.lock();
+    in_step!(connection, "verify the place", &lock, |step| schema::verify(&step, place, grantees))?;
+    match service {
+        Some(service) => check_service(place, admin, service).await,
+        None => Ok(()),
+    }
 }
 
 /// Brings the role of a login on the place's server to what the registry is to say: there, with this verifier.

@@ -6,8 +6,7 @@ use super::adopt::adopt;
 use super::error::Error;
 use super::order::{DEFAULT_LOGIN, Inventory, Overrides};
 use super::provision::verifier;
-use super::removal::{drop_place, drop_roles};
-use super::tenants::{Control, Created, generate_password};
+use super::tenants::{Control, Created, check_stays, generate_password};
 use crate::auth::Secret;
 use crate::registry::{PlacementRow, PlacementStatus, TenantDetails};
 use crate::tenant::{Login, ModuleName, RoleName, SchemaName, TenantName, TenantStatus};
@@ -35,12 +34,10 @@ impl Control {
     /// stopped the making of the place, or is wrong with the one to be adopted.
     pub async fn subscribe(&self, name: &TenantName, wanted: &Subscription) -> Result<Created, Error> {
         let inventory = self.inventory().await?;
-        let slug = self.tenant(name).await?.tenant.slug;
-        let _alone = self.registry.lock(&format!("tenant {slug}")).await?;
-        let tenant = self.tenant(name).await?;
+        let (_alone, tenant) = self.alone(name).await?;
         let status = tenant.tenant.status;
         if !matches!(status, TenantStatus::Active | TenantStatus::Provisioning) {
-            return Err(Error::Inactive { tenant: slug.to_string(), status });
+            return Err(Error::Inactive { tenant: tenant.tenant.slug.to_string(), status });
         }
         let made = |known: &PlacementRow| known.managed && known.status == PlacementStatus::Ready;
         let known = tenant.placements.iter().find(|known| known.module == wanted.module);
@@ -76,6 +73,7 @@ impl Control {
             None => {}
         }
         if let Some(known) = tenant.placements.iter().find(|known| known.module == wanted.module) {
+            check_stays(tenant, known)?;
             check_same(tenant, known, &placement, wanted.role.is_some())?;
             placement = known.clone();
         }
@@ -133,34 +131,30 @@ impl Control {
         drop_data: bool,
     ) -> Result<TenantDetails, Error> {
         let inventory = self.inventory().await?;
-        let slug = self.tenant(name).await?.tenant.slug;
-        let _alone = self.registry.lock(&format!("tenant {slug}")).await?;
-        let tenant = self.tenant(name).await?;
+        let (_alone, tenant) = self.alone(name).await?;
         let id = tenant.tenant.id;
         let Some(placement) = tenant.placements.iter().find(|placement| placement.module == *module) else {
-            return Err(Error::NotSubscribed { tenant: slug.to_string(), module: module.to_string() });
+            let (tenant, module) = (tenant.tenant.slug.to_string(), module.to_string());
+            return Err(Error::NotSubscribed { tenant, module });
         };
-        if drop_data && placement.managed {
-            // Nobody is let in from here on, and the place is known until it is gone.
-            let transaction = self.registry.begin().await?;
-            transaction.set_placement_status(id, module, PlacementStatus::Provisioning).await?;
-            transaction.commit().await?;
-            let place = inventory.place(&tenant, placement)?;
-            let beside = |other: &PlacementRow| {
-                other.module != *module && other.server == placement.server && other.database == placement.database
-            };
-            drop_place(&place, !tenant.placements.iter().any(beside)).await?;
-            let elsewhere = |other: &PlacementRow| other.module != *module && other.server == placement.server;
-            if placement.role.is_some() && !tenant.placements.iter().any(elsewhere) {
-                drop_roles(&place).await?;
-            }
+        let drops = drop_data && placement.managed;
+        if !drops {
+            check_stays(&tenant, placement)?;
         }
         let transaction = self.registry.begin().await?;
-        transaction.remove_placement(id, module).await?;
-        if tenant.tenant.default_module.as_ref() == Some(module) {
-            transaction.set_default_module(id, None).await?;
+        if drops {
+            // Nobody is let in from here on, and the place is known until it is gone.
+            transaction.set_placement_status(id, module, PlacementStatus::Dropping).await?;
+        } else {
+            transaction.remove_placement(id, module).await?;
+            if tenant.tenant.default_module.as_ref() == Some(module) {
+                transaction.set_default_module(id, None).await?;
+            }
         }
         transaction.commit().await?;
+        if drops {
+            self.drop_one(&inventory, id, placement).await?;
+        }
         self.by_id(id).await
     }
 
@@ -171,21 +165,24 @@ impl Control {
     /// What stopped the dropping, after which the same may be run again.
     pub async fn delete(&self, name: &TenantName, drop_data: bool) -> Result<Option<TenantDetails>, Error> {
         let inventory = self.inventory().await?;
-        let slug = self.tenant(name).await?.tenant.slug;
-        let _alone = self.registry.lock(&format!("tenant {slug}")).await?;
-        let tenant = self.set_status(name, TenantStatus::Archived, Duration::ZERO).await?;
+        let (_alone, tenant) = self.alone(name).await?;
+        let id = tenant.tenant.id;
+        let managed: Vec<_> = tenant.placements.iter().filter(|placement| placement.managed && drop_data).collect();
+        let transaction = self.registry.begin().await?;
+        transaction.set_status(id, TenantStatus::Archived, Duration::ZERO).await?;
+        for placement in &managed {
+            // Whatever becomes of this run, the tenant is not served again with half of its data.
+            transaction.set_placement_status(id, &placement.module, PlacementStatus::Dropping).await?;
+        }
+        transaction.commit().await?;
         if !drop_data {
-            return Ok(Some(tenant));
+            return Ok(Some(self.by_id(id).await?));
         }
-        let managed: Vec<_> = tenant.placements.iter().filter(|placement| placement.managed).collect();
-        for placement in &managed {
-            drop_place(&inventory.place(&tenant, placement)?, true).await?;
-        }
-        for placement in &managed {
-            drop_roles(&inventory.place(&tenant, placement)?).await?;
+        for placement in managed {
+            self.drop_one(&inventory, id, placement).await?;
         }
         let transaction = self.registry.begin().await?;
-        transaction.delete_tenant(tenant.tenant.id).await?;
+        transaction.delete_tenant(id).await?;
         transaction.commit().await?;
         Ok(None)
     }

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::error::Error;
 use super::order::{Inventory, Overrides, default_login};
-use super::provision::{provision, verifier};
+use super::provision::verifier;
 use crate::auth::Secret;
-use crate::registry::{Admin, LogEntry, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
+use crate::registry::{Admin, Lock, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
 use crate::tenant::{Alias, Login, ModuleName, RoleName, Slug, TenantId, TenantName, TenantStatus};
 
 /// Characters of a generated password: about 190 bits, none of which a URL has to escape.
@@ -82,6 +82,18 @@ impl Control {
         found.ok_or_else(|| Error::NoTenant { name: name.to_string() })
     }
 
+    /// A tenant by any of its names, and the lock that lets nobody else work on it; waits for whoever does. The tenant is as it is
+    /// once the lock is held.
+    pub(super) async fn alone(&self, name: &TenantName) -> Result<(Lock, TenantDetails), Error> {
+        let tenant = self.tenant(name).await?.tenant;
+        let lock = self.lock(&tenant.slug).await?;
+        Ok((lock, self.by_id(tenant.id).await?))
+    }
+
+    async fn lock(&self, slug: &Slug) -> Result<Lock, Error> {
+        Ok(self.registry.lock(&format!("tenant {slug}")).await?)
+    }
+
     /// Makes a tenant: in the registry first, as `provisioning`, then on its servers, and active when it is whole. What an
     /// earlier run left unfinished is finished, what is there stays as it is.
     ///
@@ -89,7 +101,7 @@ impl Control {
     /// A tenant of this slug that is another; whatever stopped one of its places.
     pub async fn create(&self, new: NewTenant) -> Result<Created, Error> {
         let inventory = self.inventory().await?;
-        let _alone = self.registry.lock(&format!("tenant {}", new.slug)).await?;
+        let _alone = self.lock(&new.slug).await?;
         let name = TenantName::parse(new.slug.as_str())?;
         let known = self.registry.tenant(&name).await?;
         let password = self.write(&inventory, &new, known.as_ref()).await?;
@@ -146,85 +158,6 @@ impl Control {
         Ok(made)
     }
 
-    /// Makes the places of a tenant that are asked for and not there (with `all`, goes over those that are there too), each
-    /// whatever becomes of the others, and activates the tenant when none is left.
-    ///
-    /// # Errors
-    /// [`Error::Place`] of the first place that could not be made.
-    pub async fn finish(&self, inventory: &Inventory, tenant: &TenantDetails, all: bool) -> Result<(), Error> {
-        let mut failed = None;
-        for placement in tenant.placements.iter().filter(|p| p.managed) {
-            if placement.status == PlacementStatus::Ready && !all {
-                continue;
-            }
-            if let Err(error) = self.make(inventory, tenant, placement).await {
-                let place = Error::Place {
-                    tenant: tenant.tenant.slug.to_string(),
-                    module: placement.module.to_string(),
-                    source: Box::new(error),
-                };
-                failed.get_or_insert(place);
-            }
-        }
-        match failed {
-            Some(error) => Err(error),
-            None => self.settle(tenant.tenant.id).await,
-        }
-    }
-
-    async fn make(&self, inventory: &Inventory, tenant: &TenantDetails, placement: &PlacementRow) -> Result<(), Error> {
-        let module = &placement.module;
-        tracing::info!(tenant = %tenant.tenant.slug, %module, server = %placement.server, "provisioning");
-        let made = match inventory.place(tenant, placement) {
-            Ok(place) => provision(&place).await.map(drop),
-            Err(error) => Err(error),
-        };
-        let transaction = self.registry.begin().await?;
-        match &made {
-            Ok(()) => drop(transaction.set_placement_status(tenant.tenant.id, module, PlacementStatus::Ready).await?),
-            Err(error) => transaction.log(&failure(tenant, placement, error)).await?,
-        }
-        transaction.commit().await?;
-        made
-    }
-
-    /// Activates a tenant that was being provisioned, if all its places are there by now.
-    async fn settle(&self, id: TenantId) -> Result<(), Error> {
-        let transaction = self.registry.begin().await?;
-        if transaction.lock_tenant(id).await? != Some(TenantStatus::Provisioning) {
-            return Ok(());
-        }
-        let tenant = self.by_id(id).await?;
-        if tenant.placements.iter().all(|placement| placement.status == PlacementStatus::Ready) {
-            transaction.set_status(id, TenantStatus::Active, Duration::ZERO).await?;
-            transaction.commit().await?;
-        }
-        Ok(())
-    }
-
-    /// Makes what the registry asks for and is not there yet: of one tenant (going over what is there too), or of all.
-    ///
-    /// # Errors
-    /// The first tenant's that failed; the others are tried all the same.
-    pub async fn reconcile(&self, name: Option<&TenantName>) -> Result<Vec<TenantDetails>, Error> {
-        let inventory = self.inventory().await?;
-        let (tenants, all) = match name {
-            Some(name) => (vec![self.tenant(name).await?], true),
-            None => (self.registry.unready_tenants().await?, false),
-        };
-        let mut failed = None;
-        let mut done = Vec::with_capacity(tenants.len());
-        for tenant in tenants {
-            let _alone = self.registry.lock(&format!("tenant {}", tenant.tenant.slug)).await?;
-            if let Err(error) = self.finish(&inventory, &tenant, all).await {
-                tracing::error!(tenant = %tenant.tenant.slug, error = chain(&error), "not provisioned");
-                failed.get_or_insert(error);
-            }
-            done.push(self.tenant(&TenantName::parse(tenant.tenant.slug.as_str())?).await?);
-        }
-        failed.map_or(Ok(done), Err)
-    }
-
     /// Refuses a tenant's new sessions from now on, on every proxy, and ends its running ones after `grace`.
     ///
     /// # Errors
@@ -238,12 +171,15 @@ impl Control {
     /// # Errors
     /// [`Error::NotWhole`] when one of its places is not there yet; [`Error::NoTenant`], and the registry's.
     pub async fn activate(&self, name: &TenantName) -> Result<TenantDetails, Error> {
-        let tenant = self.tenant(name).await?;
-        if let Some(missing) = tenant.placements.iter().find(|p| p.status != PlacementStatus::Ready) {
-            let (tenant, module) = (tenant.tenant.slug.to_string(), missing.module.to_string());
-            return Err(Error::NotWhole { tenant, module });
-        }
-        self.set_status(name, TenantStatus::Active, Duration::ZERO).await
+        let id = self.tenant(name).await?.tenant.id;
+        let transaction = self.registry.begin().await?;
+        // From here on nobody else changes what is looked at.
+        transaction.lock_tenant(id).await?;
+        let tenant = self.by_id(id).await?;
+        check_whole(&tenant)?;
+        transaction.set_status(id, TenantStatus::Active, Duration::ZERO).await?;
+        transaction.commit().await?;
+        self.by_id(id).await
     }
 
     /// Gives a tenant another name.
@@ -273,7 +209,7 @@ impl Control {
     }
 
     pub(super) async fn by_id(&self, id: TenantId) -> Result<TenantDetails, Error> {
-        self.tenant(&TenantName::parse(&id.to_string())?).await
+        self.tenant(&TenantName::from(id)).await
     }
 
     pub(super) async fn set_status(
@@ -288,6 +224,18 @@ impl Control {
         transaction.commit().await?;
         self.tenant(name).await
     }
+}
+
+/// All places of a tenant must be there before it is served.
+fn check_whole(tenant: &TenantDetails) -> Result<(), Error> {
+    let Some(missing) = tenant.placements.iter().find(|placement| placement.status != PlacementStatus::Ready) else {
+        return Ok(());
+    };
+    let (tenant, module) = (tenant.tenant.slug.to_string(), missing.module.to_string());
+    Err(match missing.status {
+        PlacementStatus::Dropping => Error::BeingDropped { tenant, module },
+        PlacementStatus::Provisioning | PlacementStatus::Ready => Error::NotWhole { tenant, module },
+    })
 }
 
 /// A tenant that is there must be the one that is asked for.
@@ -310,6 +258,7 @@ fn check_same(new: &NewTenant, known: &TenantDetails) -> Result<(), Error> {
         return differs("login", &login.login, &new.login);
     }
     for placement in known.placements.iter().filter(|placement| new.modules.contains(&placement.module)) {
+        check_stays(known, placement)?;
         let isolation = new.overrides.isolation.unwrap_or(placement.isolation);
         if isolation != placement.isolation {
             return differs("isolation", placement.isolation.as_str(), isolation.as_str());
@@ -320,6 +269,15 @@ fn check_same(new: &NewTenant, known: &TenantDetails) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// A place that is wanted must not be on its way out.
+pub(super) fn check_stays(tenant: &TenantDetails, placement: &PlacementRow) -> Result<(), Error> {
+    let (tenant, module) = (tenant.tenant.slug.to_string(), placement.module.to_string());
+    match placement.status {
+        PlacementStatus::Dropping => Err(Error::BeingDropped { tenant, module }),
+        PlacementStatus::Provisioning | PlacementStatus::Ready => Ok(()),
+    }
 }
 
 /// A tenant's first login, and the password that was made for it.
@@ -343,20 +301,6 @@ fn new_row(new: &NewTenant, id: TenantId) -> TenantRow {
         sessions_end_at: None,
         default_module: new.modules.first().cloned(),
         generation: 0,
-    }
-}
-
-fn failure(tenant: &TenantDetails, placement: &PlacementRow, error: &Error) -> LogEntry {
-    LogEntry {
-        tenant_id: tenant.tenant.id,
-        tenant_slug: Some(tenant.tenant.slug.to_string()),
-        module: placement.module.to_string(),
-        server: Some(placement.server.to_string()),
-        database: Some(placement.database.to_string()),
-        schema: placement.schema.clone(),
-        status: "failed".to_owned(),
-        detail: Some(chain(error)),
-        logged_at: None,
     }
 }
 

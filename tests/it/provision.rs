@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pgtenant::auth::Verifier;
-use pgtenant::control::{self, Error, LoginRole, Place, TENANT_COLUMN};
+use pgtenant::control::{self, Error, LoginRole, Place, Provisioned, Steps, TENANT_COLUMN};
 use pgtenant::tenant::{
     DatabaseName, Isolation, ModuleName, Pooling, RoleName, SchemaName, Server, ServerName, SslMode, TenantId,
 };
@@ -14,6 +14,11 @@ use uuid::Uuid;
 use crate::support::{self, unique};
 
 const PASSWORD: &str = "correct horse battery staple";
+
+/// Makes a place whole, without a registry.
+async fn provision(place: &Place) -> Result<Provisioned, Error> {
+    control::provision(place, &mut Steps::unrecorded()).await
+}
 
 /// A module of a test's own on the shared server, with its secrets in files.
 struct Module {
@@ -81,6 +86,7 @@ impl Module {
             search_path_extra: Vec::new(),
             tenant_column: TENANT_COLUMN.to_owned(),
             migrations: Some(self.files.path().to_owned()),
+            template: None,
         }
     }
 }
@@ -121,7 +127,7 @@ async fn a_schema_tenant_reads_and_writes_its_own_schema_and_nothing_else() {
     module.migration("1_orders.sql", "CREATE TABLE orders (id serial PRIMARY KEY, n int)");
     let (acme, globex) = (module.place("acme", Isolation::Schema), module.place("globex", Isolation::Schema));
     for place in [&acme, &globex] {
-        assert_eq!(control::provision(place).await.unwrap().migrations, 1);
+        assert_eq!(provision(place).await.unwrap().migrations, 1);
     }
     let client = login(&acme).await;
     client.batch_execute("INSERT INTO orders (n) VALUES (1); UPDATE orders SET n = 2").await.unwrap();
@@ -152,7 +158,7 @@ async fn a_database_tenant_has_a_database_that_nobody_else_may_connect_to() {
     module.migration("1_orders.sql", "CREATE TABLE orders (n int); CREATE SCHEMA more; CREATE TABLE more.t (n int)");
     let (acme, globex) = (module.place("acme", Isolation::Database), module.place("globex", Isolation::Database));
     for place in [&acme, &globex] {
-        control::provision(place).await.unwrap();
+        provision(place).await.unwrap();
     }
     let client = login(&acme).await;
     client.batch_execute("INSERT INTO orders VALUES (1); INSERT INTO more.t VALUES (2)").await.unwrap();
@@ -168,8 +174,8 @@ async fn rows_of_common_tables_are_seen_by_their_tenant_alone() {
     module.migration("1_items.sql", "CREATE TABLE items (tenant_id uuid NOT NULL, n int); CREATE TABLE units (n int)");
     module.migration("2_view.sql", "CREATE VIEW seen AS SELECT n FROM items; INSERT INTO units VALUES (7)");
     let (acme, globex) = (module.place("acme", Isolation::Shared), module.place("globex", Isolation::Shared));
-    assert_eq!(control::provision(&acme).await.unwrap().migrations, 2);
-    assert_eq!(control::provision(&globex).await.unwrap().migrations, 0, "tables are common and made once");
+    assert_eq!(provision(&acme).await.unwrap().migrations, 2);
+    assert_eq!(provision(&globex).await.unwrap().migrations, 0, "tables are common and made once");
     let (a, g) = (login(&acme).await, login(&globex).await);
     a.batch_execute("INSERT INTO items (n) VALUES (1)").await.unwrap();
     g.batch_execute("INSERT INTO items (n) VALUES (2)").await.unwrap();
@@ -194,11 +200,11 @@ async fn a_migration_of_common_tables_reaches_all_rows_and_leaves_the_wall_stand
     let module = Module::new("fleet").await;
     module.migration("1_items.sql", "CREATE TABLE items (tenant_id text NOT NULL, n int)");
     let acme = module.place("acme", Isolation::Shared);
-    control::provision(&acme).await.unwrap();
+    provision(&acme).await.unwrap();
     let client = login(&acme).await;
     client.batch_execute("INSERT INTO items (n) VALUES (1)").await.unwrap();
     module.migration("2_double.sql", "UPDATE items SET n = n * 2; CREATE TABLE late (tenant_id uuid)");
-    assert_eq!(control::provision(&acme).await.unwrap().migrations, 1);
+    assert_eq!(provision(&acme).await.unwrap().migrations, 1);
     assert_eq!(numbers(&client, "SELECT n FROM items").await, [2]);
     let forced = "SELECT count(*)::int FROM pg_class WHERE relnamespace = 'common'::regnamespace AND relkind = 'r' \
                   AND relrowsecurity AND relforcerowsecurity";
@@ -212,7 +218,7 @@ async fn the_service_login_of_shared_pools_speaks_for_the_tenant_it_names() {
     let mut acme = module.place("acme", Isolation::Shared);
     acme.pooling = Pooling::Shared;
     acme.role = None;
-    control::provision(&acme).await.unwrap();
+    provision(&acme).await.unwrap();
     let service = format!("{}_service", module.name);
     let client = connect(&acme, &service, "of-all").await.unwrap();
     assert_eq!(numbers(&client, "SELECT n FROM items").await, Vec::<i32>::new());
@@ -225,7 +231,7 @@ async fn the_service_login_of_shared_pools_speaks_for_the_tenant_it_names() {
     assert_eq!(failure(&client, "CREATE TABLE mine (n int)").await, DENIED);
     // Its secret changes: the next run follows.
     std::fs::write(module.files.path().join("app"), format!("postgres://{service}:renewed@localhost")).unwrap();
-    control::provision(&acme).await.unwrap();
+    provision(&acme).await.unwrap();
     assert!(connect(&acme, &service, "renewed").await.is_ok());
 }
 
@@ -235,10 +241,10 @@ async fn provisioning_twice_changes_nothing_and_follows_the_password() {
     module.migration("1_t.sql", "CREATE TABLE t (n int)");
     for isolation in [Isolation::Schema, Isolation::Database] {
         let mut acme = module.place(isolation.as_str(), isolation);
-        assert_eq!(control::provision(&acme).await.unwrap().migrations, 1);
+        assert_eq!(provision(&acme).await.unwrap().migrations, 1);
         login(&acme).await.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
         acme.logins[0].verifier = Some(Verifier::generate("another", 4096).to_string());
-        assert_eq!(control::provision(&acme).await.unwrap().migrations, 0);
+        assert_eq!(provision(&acme).await.unwrap().migrations, 0);
         let role = acme.role.as_ref().unwrap().as_str();
         assert!(connect(&acme, role, PASSWORD).await.is_err());
         assert_eq!(numbers(&connect(&acme, role, "another").await.unwrap(), "SELECT n FROM t").await, [1]);
@@ -252,15 +258,15 @@ async fn what_was_made_by_someone_else_is_never_taken_over() {
     let acme = module.place("acme", Isolation::Database);
     let role = acme.role.as_ref().unwrap();
     postgres.batch_execute(&format!("CREATE ROLE {role}")).await.unwrap();
-    assert!(matches!(control::provision(&acme).await, Err(Error::Foreign { kind: "role", .. })));
+    assert!(matches!(provision(&acme).await, Err(Error::Foreign { kind: "role", .. })));
     postgres.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
     postgres.batch_execute(&format!("CREATE DATABASE {}", acme.database)).await.unwrap();
-    assert!(matches!(control::provision(&acme).await, Err(Error::Foreign { kind: "database", .. })));
+    assert!(matches!(provision(&acme).await, Err(Error::Foreign { kind: "database", .. })));
     let globex = module.place("globex", Isolation::Schema);
-    control::provision(&globex).await.unwrap();
+    provision(&globex).await.unwrap();
     let mut thief = module.place("thief", Isolation::Schema);
     thief.schema.clone_from(&globex.schema);
-    assert!(matches!(control::provision(&thief).await, Err(Error::Foreign { .. })));
+    assert!(matches!(provision(&thief).await, Err(Error::Foreign { .. })));
 }
 
 #[tokio::test]
@@ -271,7 +277,7 @@ async fn many_tenants_are_provisioned_at_once() {
     for n in 0..6 {
         for isolation in [Isolation::Schema, Isolation::Shared, Isolation::Database] {
             let place = module.place(&format!("{isolation}{n}"), isolation);
-            runs.spawn(async move { control::provision(&place).await.map(|_| place) });
+            runs.spawn(async move { provision(&place).await.map(|_| place) });
         }
     }
     for done in runs.join_all().await {
@@ -291,8 +297,8 @@ async fn an_admin_without_superuser_rights_can_provision() {
     module.migration("1_t.sql", "CREATE TABLE t (tenant_id uuid, n int)");
     for isolation in [Isolation::Schema, Isolation::Shared, Isolation::Database] {
         let place = module.place(isolation.as_str(), isolation);
-        control::provision(&place).await.unwrap_or_else(|error| panic!("{isolation}: {error:?}"));
-        control::provision(&place).await.unwrap_or_else(|error| panic!("{isolation}, again: {error:?}"));
+        provision(&place).await.unwrap_or_else(|error| panic!("{isolation}: {error:?}"));
+        provision(&place).await.unwrap_or_else(|error| panic!("{isolation}, again: {error:?}"));
         login(&place).await.batch_execute("INSERT INTO t (n) VALUES (1)").await.unwrap();
     }
 }
@@ -303,12 +309,12 @@ async fn a_migration_that_fails_changes_nothing_and_one_that_was_changed_is_refu
     module.migration("1_t.sql", "CREATE TABLE t (n int)");
     let acme = module.place("acme", Isolation::Schema);
     module.migration("2_bad.sql", "CREATE TABLE u (n int); SELECT nonsense");
-    assert!(matches!(control::provision(&acme).await, Err(Error::Migration { .. })));
+    assert!(matches!(provision(&acme).await, Err(Error::Migration { .. })));
     module.migration("2_bad.sql", "CREATE TABLE u (n int)");
-    assert_eq!(control::provision(&acme).await.unwrap().migrations, 1);
+    assert_eq!(provision(&acme).await.unwrap().migrations, 1);
     module.migration("3_commit.sql", "CREATE TABLE v (n int); COMMIT; CREATE TABLE w (n int)");
-    assert!(matches!(control::provision(&acme).await, Err(Error::MigrationTransaction { .. })));
+    assert!(matches!(provision(&acme).await, Err(Error::MigrationTransaction { .. })));
     std::fs::remove_file(module.files.path().join("3_commit.sql")).unwrap();
     module.migration("1_t.sql", "CREATE TABLE t (n bigint)");
-    assert!(matches!(control::provision(&acme).await, Err(Error::MigrationChanged { .. })));
+    assert!(matches!(provision(&acme).await, Err(Error::MigrationChanged { .. })));
 }
