@@ -123,7 +123,7 @@ impl Control {
             PlacementStatus::Ready | PlacementStatus::Dropping => Steps::unrecorded(),
         };
         let made = match inventory.place(tenant, placement) {
-            Ok(place) => provision(&place, &mut steps).await.map(drop),
+            Ok(place) => Box::pin(provision(&place, &mut steps)).await.map(drop),
             Err(error) => Err(error),
         };
         match made {
