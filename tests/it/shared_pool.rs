@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::support::wire::{bind, execute, message, parse, query, sync};
-use crate::support::{Running, Tenant, Wire, cluster, proxy, wire, world};
+use crate::support::wire::{bind, execute, message, parse, query, sync, value};
+use crate::support::{Message, Running, Tenant, Wire, cluster, proxy, wire, world};
 
 /// The modules with one pool for all tenants: by schema, and by rows.
 const SHARED: [&str; 2] = ["shop", "stock"];
@@ -65,6 +65,37 @@ async fn tenants_that_alternate_on_one_connection_see_their_own_rows() {
         }
         process_ids.dedup();
         assert_eq!(process_ids.len(), 1, "all on one connection");
+    }
+    proxy.stop().await;
+}
+
+/// What the server reported of the path in an answer (PostgreSQL 18 and newer).
+fn paths(answer: &[Message]) -> Vec<String> {
+    let reports = answer.iter().filter(|message| message.kind == b'S');
+    let texts = reports.filter_map(|report| report.body.strip_prefix(b"search_path\0"));
+    texts.map(|text| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()).collect()
+}
+
+/// On PostgreSQL 18; older servers report no path, and nothing must come of it there.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_the_path_of_another_tenant_on_the_same_connection() {
+    let (even, odd) = two_tenants().await;
+    let proxy = pool_of(1).await;
+    for module in SHARED {
+        let mut sessions = Vec::new();
+        for tenant in [&even, &odd, &even] {
+            let session = Wire::login(proxy.address, tenant, module).await;
+            let own = session.parameters.iter().find(|(name, _)| name == "search_path").map(|(_, path)| path.clone());
+            sessions.push((session, own));
+        }
+        for round in 0..3 {
+            for (session, own) in &mut sessions {
+                let answers = [session.query(OWN_NOTES).await, session.query("SHOW search_path").await];
+                assert_eq!(paths(&answers.concat()), [""; 0], "{module} in round {round}");
+                let own = own.clone().unwrap_or_else(|| value(&answers[1]));
+                assert_eq!(value(&answers[1]), own, "{module} in round {round}");
+            }
+        }
     }
     proxy.stop().await;
 }
@@ -219,7 +250,8 @@ async fn a_client_that_resets_everything_is_back_in_its_own_place() {
             sees_its_own(&mut session, &even, reset[0]).await;
         }
         session.send(&[extended("DISCARD ALL"), sync()].concat()).await;
-        assert_eq!(session.kinds().await, "12CZ");
+        // PostgreSQL 18 also reports the path.
+        assert_eq!(session.kinds().await.replace('S', ""), "12CZ");
         sees_its_own(&mut session, &even, "DISCARD ALL by the extended protocol").await;
     }
     proxy.stop().await;

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use crate::support::wire::startup;
-use crate::support::{Running, Tenant, Wire, cluster, proxy, unique, world};
+use crate::support::{Running, Tenant, Wire, client_program, cluster, proxy, unique, world};
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
@@ -66,7 +66,7 @@ async fn encrypted(policy: ClientTls) -> (Running, Certificates) {
 async fn psql(proxy: &Running, password: &str, parameters: &str) -> Output {
     let port = proxy.address.port();
     let string = format!("hostaddr=127.0.0.1 port={port} {parameters}");
-    let mut command = Command::new(cluster().await.install().program("psql"));
+    let mut command = Command::new(client_program("psql").await);
     command.args(["-X", "-A", "-t", "-d", &string, "-c", "SELECT note FROM notes"]);
     command.env("PGPASSWORD", password).output().await.unwrap()
 }

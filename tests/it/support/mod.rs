@@ -8,7 +8,7 @@ pub(crate) mod wire;
 mod world;
 
 pub(crate) use child::Child;
-pub(crate) use postgres::{Database, Role, cluster, database, role, unique};
+pub(crate) use postgres::{Database, Role, client_program, cluster, database, role, unique};
 pub(crate) use proxy::{Running, connect, one, proxy, refusal, settings};
 pub(crate) use watch::{Watch, until};
 pub(crate) use wire::{Message, Wire};

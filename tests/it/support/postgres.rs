@@ -1,5 +1,6 @@
 //! The server that the tests of one process share.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgtenant::cluster::Cluster;
@@ -15,6 +16,12 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub(crate) async fn cluster() -> &'static Cluster {
     let start = || Cluster::builder().setting("max_connections", "400").tls(true).start();
     SHARED.get_or_try_init(start).await.expect("start the shared server")
+}
+
+/// One of PostgreSQL's client programs: the server's own, or the one in `PATH` where the server came without.
+pub(crate) async fn client_program(name: &str) -> PathBuf {
+    let program = cluster().await.install().program(name);
+    if program.is_file() { program } else { PathBuf::from(name) }
 }
 
 /// A name that no other test uses: a slug, and an identifier that needs no quotes.
