@@ -38,6 +38,19 @@ pub struct Config {
     /// Most named prepared statements kept on one connection in transaction mode; 0 keeps a client that uses one on its
     /// connection instead.
     pub max_prepared_statements: u32,
+    /// What becomes, in transaction mode, of a statement that would keep its client on its connection.
+    pub pinning: Pinning,
+}
+
+/// Whether clients may keep a connection beyond their transaction, by state that cannot be carried to another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pinning {
+    /// They may, until the state is gone.
+    #[default]
+    Allow,
+    /// The statement fails with SQLSTATE 0A000, which names what it is that cannot be had.
+    Refuse,
 }
 
 /// The bounds of one pool.
@@ -84,6 +97,7 @@ impl Default for Config {
             connect_concurrency: 4,
             queue_length_max: 10_000,
             max_prepared_statements: 200,
+            pinning: Pinning::Allow,
         }
     }
 }

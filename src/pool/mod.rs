@@ -10,7 +10,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, Pinning};
 pub use error::CheckoutError;
 pub use lender::{Checkout, Pool};
 pub use manage::Manage;

@@ -1,22 +1,26 @@
 //! PostgreSQL's wire protocol: bytes in, messages out, no I/O.
 
+mod effects;
 mod frame;
 mod messages;
 mod options;
+mod parameters;
 mod pending;
 mod report;
 mod sqlstate;
 mod startup;
 mod statement;
 
+pub use effects::Effects;
 pub use frame::{HEADER_BYTES, Header, LengthError, WHOLE_BYTES_MAX, check_frontend, cstring, header};
 pub use messages::{authentication_ok, backend_key_data, parameter_status, ready_for_query};
 pub use options::{OptionSetting, OptionsError, parse_options};
-pub use pending::{Answer, Fate, Owed, Pending};
+pub use parameters::{How, Parameters, Touch, parameters_of, path};
+pub use pending::{Answer, Fate, Owed, Pending, Refusal};
 pub use report::{Report, Severity};
 pub use sqlstate::SqlState;
 pub use startup::{
     Announced, CancelKey, Protocol, STARTUP_BYTES_MAX, STARTUP_HEADER_BYTES, Startup, StartupError, encode_negotiation,
     is_protocol_option, startup_length,
 };
-pub use statement::{Effects, StatementScan, effects_of};
+pub use statement::{StatementScan, effects_of};

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use super::effects::Effects;
+
 /// Who answers a message, and who gets the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -14,6 +16,17 @@ pub enum Answer {
     Hidden,
     /// pgtenant answers the client; the server never saw the message.
     Own,
+}
+
+/// Why a statement of the client's did not go to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It would keep the connection for this client, by this.
+    Pin(Effects),
+    /// It leads to a schema that is not the tenant's.
+    OtherSchema,
+    /// It sets what says whose the connection is.
+    TenantParameter,
 }
 
 /// What becomes of an answer of the server.
@@ -27,6 +40,8 @@ pub enum Fate {
     ConfirmUnnamed,
     /// It does not go to the client.
     Hide,
+    /// The client gets an error of pgtenant's in its place.
+    Refuse(Refusal),
 }
 
 /// A message that was sent and will be answered.
@@ -50,6 +65,10 @@ pub enum Owed {
     Execute,
     /// Close: CloseComplete. With the number of the statement, 0 for those that have none.
     Close(Answer, u32),
+    /// Query with a text that fails, in place of one that is refused: an error, then ReadyForQuery.
+    RefusedQuery(Refusal),
+    /// Parse of a text that fails, in place of one that is refused: an error.
+    RefusedParse(Refusal),
     /// CopyDone or CopyFail: no answer of its own, but it ends the stretch in which Syncs are swallowed.
     CopyEnd,
 }
@@ -107,7 +126,7 @@ impl Pending {
     /// Whether a ReadyForQuery will come if the client sends nothing more.
     #[must_use]
     pub fn awaits_ready(&self) -> bool {
-        let ends = |owed: &Owed| matches!(owed, Owed::Query | Owed::FunctionCall | Owed::Sync);
+        let ends = |owed: &Owed| matches!(owed, Owed::Query | Owed::RefusedQuery(_) | Owed::FunctionCall | Owed::Sync);
         !matches!(self.copy, Copy::Reading { .. }) && self.owed.iter().any(ends)
     }
 
@@ -160,7 +179,7 @@ impl Pending {
                 self.complete(Owed::Execute);
             }
             b'G' => self.copy_in_begins(),
-            b'E' => self.error(lost),
+            b'E' => return self.error(lost),
             b'Z' => self.ready(),
             _ => {}
         }
@@ -212,7 +231,7 @@ impl Pending {
     fn ready(&mut self) {
         self.copy = Copy::None;
         self.skipping = false;
-        if matches!(self.front(), Some(Owed::Query | Owed::FunctionCall | Owed::Sync)) {
+        if matches!(self.front(), Some(Owed::Query | Owed::RefusedQuery(_) | Owed::FunctionCall | Owed::Sync)) {
             self.owed.pop_front();
         }
         // Nothing but the ends of copies that were not wanted any more.
@@ -222,19 +241,24 @@ impl Pending {
         }
     }
 
-    fn error(&mut self, mut lost: impl FnMut(Owed)) {
+    fn error(&mut self, mut lost: impl FnMut(Owed)) -> Fate {
         if let Copy::Reading { swallowed: true } | Copy::Ending { swallowed: true } = std::mem::take(&mut self.copy) {
             self.uncertain = true;
         }
-        match self.front() {
+        let front = self.front();
+        let fate = match front {
+            Some(Owed::RefusedQuery(refusal) | Owed::RefusedParse(refusal)) => Fate::Refuse(refusal),
+            _ => Fate::Pass,
+        };
+        match front {
             // A simple query's error, or one at commit: ReadyForQuery follows by itself.
-            Some(Owed::Query | Owed::FunctionCall | Owed::Sync) => {}
+            Some(Owed::Query | Owed::RefusedQuery(_) | Owed::FunctionCall | Owed::Sync) => {}
             // Everything was answered but the Sync is not sent yet, as when a statement's time is over between two messages.
             None => self.skipping = true,
             Some(_) => {
                 while let Some(owed) = self.owed.front() {
                     if *owed == Owed::Sync {
-                        return;
+                        return fate;
                     }
                     lost(*owed);
                     self.owed.pop_front();
@@ -242,6 +266,7 @@ impl Pending {
                 self.skipping = true;
             }
         }
+        fate
     }
 
     /// A result is complete: the end of a copy was read, and is not that of the query's next one.

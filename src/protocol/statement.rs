@@ -4,114 +4,12 @@
 //! `standard_conforming_strings = on`. A false alarm costs sharing; a miss would lose a client's state, so whatever is
 //! unclear counts.
 
-use std::fmt;
-
-/// Session state that a statement might leave behind, as a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Effects(u16);
-
-impl Effects {
-    /// Nothing.
-    pub const NONE: Self = Self(0);
-    /// `SET` of a session parameter, `set_config`.
-    pub const PARAMETER: Self = Self(1);
-    /// `LISTEN`.
-    pub const LISTEN: Self = Self(1 << 1);
-    /// A session-level advisory lock.
-    pub const ADVISORY_LOCK: Self = Self(1 << 2);
-    /// A temporary table, view or sequence.
-    pub const TEMPORARY: Self = Self(1 << 3);
-    /// A cursor that outlives its transaction.
-    pub const HOLD_CURSOR: Self = Self(1 << 4);
-    /// SQL-level `PREPARE` and `DEALLOCATE`.
-    pub const PREPARE: Self = Self(1 << 5);
-    /// `LOAD` of a library.
-    pub const LOAD: Self = Self(1 << 6);
-    /// `DISCARD`.
-    pub const DISCARD: Self = Self(1 << 7);
-    /// `lastval()`, `currval()`, `setseed()`: state of the session that other statements read.
-    pub const SEQUENCE: Self = Self(1 << 8);
-    /// `DO`: code that cannot be looked into.
-    pub const CODE: Self = Self(1 << 9);
-    /// A named statement of the extended protocol.
-    pub const PREPARED_STATEMENT: Self = Self(1 << 10);
-    /// A reported parameter changed without a `SET` in sight.
-    pub const REPORTED: Self = Self(1 << 11);
-    /// Replication or another mode that takes the connection over.
-    pub const REPLICATION: Self = Self(1 << 12);
-    /// Text that this scanner cannot read reliably (old string syntax, an encoding that is unsafe to scan).
-    pub const UNREADABLE: Self = Self(1 << 13);
-    /// An unnamed prepared statement that lives on after its Sync.
-    pub const UNNAMED_STATEMENT: Self = Self(1 << 14);
-    /// A copy that failed around a Sync: the server may answer once more than is known.
-    pub const FAILED_COPY: Self = Self(1 << 15);
-
-    const NAMES: [(Self, &'static str); 16] = [
-        (Self::PARAMETER, "parameter"),
-        (Self::LISTEN, "listen"),
-        (Self::ADVISORY_LOCK, "advisory_lock"),
-        (Self::TEMPORARY, "temporary"),
-        (Self::HOLD_CURSOR, "hold_cursor"),
-        (Self::PREPARE, "prepare"),
-        (Self::LOAD, "load"),
-        (Self::DISCARD, "discard"),
-        (Self::SEQUENCE, "sequence"),
-        (Self::CODE, "code"),
-        (Self::PREPARED_STATEMENT, "prepared_statement"),
-        (Self::REPORTED, "reported"),
-        (Self::REPLICATION, "replication"),
-        (Self::UNREADABLE, "unreadable"),
-        (Self::UNNAMED_STATEMENT, "unnamed_statement"),
-        (Self::FAILED_COPY, "failed_copy"),
-    ];
-
-    /// Adds all of another set.
-    pub fn insert(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-
-    /// Takes all of another set away.
-    pub fn remove(&mut self, other: Self) {
-        self.0 &= !other.0;
-    }
-
-    /// Whether any of another set is in this one.
-    #[must_use]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Whether nothing is in it.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The names of what is in it: metric labels and console words.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        Self::NAMES.into_iter().filter(move |(flag, _)| self.has(*flag)).map(|(_, name)| name)
-    }
-}
-
-impl fmt::Display for Effects {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, name) in self.names().enumerate() {
-            if i > 0 {
-                f.write_str(",")?;
-            }
-            f.write_str(name)?;
-        }
-        Ok(())
-    }
-}
+use super::effects::Effects;
 
 /// Longest word that matters; longer ones are no keyword.
 const WORD_BYTES_MAX: usize = 32;
 /// Longest tag of a dollar quote that is followed; a longer one cannot be told apart and counts as unreadable.
 const TAG_BYTES_MAX: usize = 64;
-
-/// How the names of schemas with temporary objects begin.
-const SCHEMA_OF_TEMPORARIES: &[u8] = b"pg_temp";
 
 /// Where in the text the scan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,10 +113,7 @@ impl StatementScan {
                 },
                 Place::BlockComment { depth, last } => self.in_block_comment(text[at], depth, last, at),
                 Place::Quoted { escapes, backslash } => self.in_quotes(text, at, escapes, backslash),
-                Place::Identifier => match memchr::memchr(b'"', &text[at..]) {
-                    Some(end) => self.go(Place::Plain, at + end + 1),
-                    None => text.len(),
-                },
+                Place::Identifier => self.in_identifier(text, at),
                 Place::DollarTag => self.in_dollar_tag(text[at], at),
                 Place::DollarBody { matched } => self.in_dollar_body(text, at, matched),
             };
@@ -247,12 +142,9 @@ impl StatementScan {
                 return self.go(Place::Quoted { escapes: false, backslash: false }, at + 1);
             }
             b'"' => {
-                // A quoted name ends whatever keyword was open, and may itself be schema-qualified state (`"pg_temp"`).
-                let seen = (text.len() - at - 1).min(SCHEMA_OF_TEMPORARIES.len());
-                if text[at + 1..at + 1 + seen] == SCHEMA_OF_TEMPORARIES[..seen] {
-                    self.effects.insert(Effects::TEMPORARY);
-                }
+                // A quoted name ends whatever keyword was open, and may itself name state (`"pg_temp"`, `"set_config"`).
                 self.other_token();
+                self.word_len = 0;
                 return self.go(Place::Identifier, at + 1);
             }
             b'$' => {
@@ -295,6 +187,10 @@ impl StatementScan {
         if at == text.len() {
             return at;
         }
+        if text[at] == b'&' && self.word_len == 1 && self.word[0] == b'u' {
+            // `U&"…"` may be any name, written in code points.
+            self.effects.insert(Effects::UNREADABLE);
+        }
         if text[at] == b'\'' {
             let escapes = self.word_len == 1 && self.word[0] == b'e';
             self.other_token();
@@ -302,6 +198,23 @@ impl StatementScan {
         }
         self.word_ends();
         self.go(Place::Plain, at)
+    }
+
+    /// Inside `"…"`. A name keeps its case; one with a doubled quote in it is none that matters.
+    fn in_identifier(&mut self, text: &[u8], at: usize) -> usize {
+        let end = memchr::memchr(b'"', &text[at..]).map(|end| at + end);
+        for byte in &text[at..end.unwrap_or(text.len())] {
+            if self.word_len < WORD_BYTES_MAX {
+                self.word[self.word_len] = *byte;
+            }
+            self.word_len = self.word_len.saturating_add(1);
+        }
+        let Some(end) = end else { return text.len() };
+        if self.word_len <= WORD_BYTES_MAX {
+            let (word, length) = (self.word, self.word_len);
+            self.named(&word[..length]);
+        }
+        self.go(Place::Plain, end + 1)
     }
 
     fn in_number(&mut self, text: &[u8], mut at: usize) -> usize {
@@ -414,9 +327,11 @@ impl StatementScan {
             Before::Start => return self.first_word(word),
             Before::Set => {
                 self.before = Before::Other;
-                // These three end with the transaction.
-                if !matches!(word, b"local" | b"transaction" | b"constraints") {
-                    self.effects.insert(Effects::PARAMETER);
+                match word {
+                    // These end with the transaction.
+                    b"local" => self.effects.insert(Effects::LOCAL_PARAMETER),
+                    b"transaction" | b"constraints" => {}
+                    _ => self.effects.insert(Effects::PARAMETER),
                 }
                 return;
             }
@@ -441,12 +356,12 @@ impl StatementScan {
             b"prepare" => self.before = Before::Prepare,
             b"create" => self.before = Before::Makes,
             b"with" => self.before = Before::With,
-            // RESET, UNLISTEN and CLOSE only take state away: what drivers' pools send when a connection comes back to them.
             b"listen" => self.effects.insert(Effects::LISTEN),
-            b"deallocate" => self.effects.insert(Effects::PREPARE),
             b"load" => self.effects.insert(Effects::LOAD),
-            b"discard" => self.effects.insert(Effects::DISCARD),
             b"do" => self.effects.insert(Effects::CODE),
+            // What drivers' pools send when a connection comes back to them.
+            b"reset" => self.effects.insert(Effects::PARAMETER),
+            b"unlisten" | b"close" | b"deallocate" | b"discard" | b"drop" => self.effects.insert(Effects::RELEASE),
             // EXPLAIN ANALYZE runs what follows, which may be anything but a SET.
             _ => {}
         }
@@ -458,8 +373,15 @@ impl StatementScan {
             b"with" => Before::With,
             _ => Before::Other,
         };
+        self.named(word);
+    }
+
+    /// A name, quoted or not.
+    fn named(&mut self, word: &[u8]) {
         let advisory = word.starts_with(b"pg_advisory_") || word.starts_with(b"pg_try_advisory_");
-        if advisory && memchr::memmem::find(word, b"xact").is_none() && !word.starts_with(b"pg_advisory_unlock") {
+        if advisory && word.starts_with(b"pg_advisory_unlock") {
+            self.effects.insert(Effects::RELEASE);
+        } else if advisory && memchr::memmem::find(word, b"xact").is_none() {
             self.effects.insert(Effects::ADVISORY_LOCK);
         } else if word == b"set_config" {
             self.effects.insert(Effects::PARAMETER);
@@ -488,7 +410,6 @@ mod tests {
             "UPDATE t SET temp = 1, hold = 2 WHERE a = 'x; SET y'",
             "INSERT INTO t (load, listen) VALUES ('''; LISTEN x', $1, $$; SET a$$, E'\\'; RESET ALL')",
             "BEGIN; SELECT 1; COMMIT",
-            "SET LOCAL search_path = a",
             "set transaction isolation level serializable",
             "SET CONSTRAINTS ALL DEFERRED",
             "PREPARE TRANSACTION 'x'",
@@ -498,7 +419,7 @@ mod tests {
             "select 1 from t where a = $1 and b = $2",
             "WITH x AS (SELECT 1) SELECT * FROM x",
             "update weather set temp = temp + 1",
-            "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;",
+            "SELECT \"temp\" FROM \"SET\" AS \"LISTEN\"",
         ] {
             assert_eq!(of(text), Effects::NONE, "{text}");
         }
@@ -518,9 +439,10 @@ mod tests {
             ("SELECT $$ $ $$; SET x = 1", Effects::PARAMETER),
             ("SELECT $a$ $a $a$; SET x = 1", Effects::PARAMETER),
             ("SELECT E'a''\\''; SET x = 1", Effects::PARAMETER),
+            ("SET LOCAL search_path = a", Effects::LOCAL_PARAMETER),
             ("LISTEN x", Effects::LISTEN),
             ("SELECT pg_try_advisory_lock(1)", Effects::ADVISORY_LOCK),
-            ("SELECT pg_advisory_unlock_all(), pg_advisory_lock(1)", Effects::ADVISORY_LOCK),
+            ("SELECT pg_advisory_lock(1)", Effects::ADVISORY_LOCK),
             ("RESET ALL; SET a = b", Effects::PARAMETER),
             ("CREATE TEMP TABLE t (a int)", Effects::TEMPORARY),
             ("CREATE OR REPLACE TEMPORARY VIEW v AS SELECT 1", Effects::TEMPORARY),
@@ -530,9 +452,14 @@ mod tests {
             ("CREATE TABLE \"pg_temp\".t ()", Effects::TEMPORARY),
             ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", Effects::HOLD_CURSOR),
             ("PREPARE a AS SELECT 1", Effects::PREPARE),
-            ("DEALLOCATE ALL", Effects::PREPARE),
+            ("DEALLOCATE ALL", Effects::RELEASE),
+            ("SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *", Effects::RELEASE),
+            ("RESET ALL", Effects::PARAMETER),
+            ("SELECT \"set_config\"('a.b', 'c', false)", Effects::PARAMETER),
+            ("SELECT pg_catalog.\"lastval\"()", Effects::SEQUENCE),
+            ("SELECT U&\"\\0073et_config\"('a.b', 'c', false)", Effects::UNREADABLE),
             ("LOAD 'auto_explain'", Effects::LOAD),
-            ("DISCARD ALL", Effects::DISCARD),
+            ("DISCARD ALL", Effects::RELEASE),
             ("select lastval()", Effects::SEQUENCE),
             ("DO $$ begin set x = 1; end $$", Effects::CODE),
             ("(SELECT 1); listen a", Effects::LISTEN),
@@ -551,7 +478,7 @@ mod tests {
             scan.feed(&bytes[cut..]);
             let pieces = scan.finish();
             let whole = effects_of(bytes);
-            prop_assert!(pieces.0 & whole.0 == whole.0 || pieces.has(Effects::UNREADABLE), "{pieces} for {whole}");
+            prop_assert!(pieces.has_all(whole) || pieces.has(Effects::UNREADABLE), "{pieces} for {whole}");
         }
 
         #[test]

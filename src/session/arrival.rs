@@ -18,6 +18,7 @@ use super::keys::{CancelKey, Owner};
 use super::names::Names;
 use super::place::{Place, place};
 use super::relay::{Down, Link, Relay, Up};
+use super::state::{State, is_unreadable};
 use super::thread::Parameters;
 use super::ticket::{Begin, Ticket};
 use crate::backend::{Asserted, ConnectError, Servers, has_schema, simple};
@@ -39,6 +40,9 @@ pub struct Arrival {
     /// Given back when the session is over (its place among `max_clients`).
     pub slot: Box<dyn Any + Send>,
 }
+
+/// A place, perhaps a connection, the client's cancel key, and the state that its settings bring.
+type Begun = (Place, Option<Link>, CancelKey, Effects);
 
 /// Why a session could not begin.
 enum Refusal {
@@ -80,7 +84,7 @@ impl Arrival {
             begun = tokio::time::timeout_at(ticket.deadline, Box::pin(ticket.begin(&begin, &mut client))) => begun,
             last_word = control.killed() => Ok(Err(Refusal::Report(last_word))),
         };
-        let (place, link, key) = match begun {
+        let (place, link, key, standing) = match begun {
             Ok(Ok(begun)) => begun,
             Ok(Err(Refusal::Report(report))) => {
                 tracing::info!(sqlstate = report.sqlstate.0, message = report.message, "session refused");
@@ -97,17 +101,15 @@ impl Arrival {
                 return say(&mut client, &error::login_timeout()).await;
             }
         };
-        let standing = ticket.standing_effects();
+        let state = State::new(standing, Rc::clone(&place.rules));
         let mut relay = Relay {
             client,
             link,
             up: Up::default(),
             down: Down::default(),
             pending: Pending::default(),
-            effects: standing,
-            standing,
+            state,
             names: Names::default(),
-            counted: Effects::NONE,
             place,
             control,
             thread: Rc::clone(&begin.thread),
@@ -125,7 +127,7 @@ impl Arrival {
 
 impl Ticket {
     /// Finds pool and server, and sends everything up to the first ReadyForQuery.
-    async fn begin(&self, begin: &Rc<Begin>, client: &mut Stream) -> Result<(Place, Option<Link>, CancelKey), Refusal> {
+    async fn begin(&self, begin: &Rc<Begin>, client: &mut Stream) -> Result<Begun, Refusal> {
         let place = place(self, begin).await?;
         let owner = Owner { thread: begin.thread_index, session: self.id };
         let known = if place.session_mode { None } else { begin.thread.parameters(place.pool_id, &place.want) };
@@ -150,7 +152,7 @@ impl Ticket {
             client.flush().await
         };
         sent.await.map_err(|_| error::client_lost())?;
-        Ok((place, link, key))
+        Ok((place, link, key, self.standing_effects(&parameters)))
     }
 
     /// A server connection with this session's context, waited for; the placement's schema is known to exist.
@@ -218,28 +220,12 @@ impl Ticket {
     }
 
     /// State that the settings themselves bring, for the whole session.
-    fn standing_effects(&self) -> Effects {
+    fn standing_effects(&self, parameters: &[(String, String)]) -> Effects {
         let mut effects = Effects::NONE;
         if self.replication.is_some() {
             effects.insert(Effects::REPLICATION);
         }
-        let unreadable = self.settings.iter().any(|(name, value)| match name.as_str() {
-            "standard_conforming_strings" => {
-                !matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
-            }
-            // In these a quote or backslash may be the second byte of a character.
-            "client_encoding" => {
-                let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
-                [
-                    "sjis", "big5", "gbk", "gb18030", "uhc", "johab", "shift", "mskanji", "win93", "win94", "win95",
-                    "windows9",
-                ]
-                .iter()
-                .any(|unsafe_name| plain.to_ascii_lowercase().contains(unsafe_name))
-            }
-            _ => false,
-        });
-        if unreadable {
+        if parameters.iter().any(|(name, value)| is_unreadable(name, value)) {
             effects.insert(Effects::UNREADABLE);
         }
         effects

@@ -7,10 +7,12 @@ use std::task::Poll;
 
 use super::control::Doing;
 use super::error;
+use super::inquiry::Inquiry;
 use super::relay::{Discard, End, Link, Relay, Unnamed, UnnamedState};
+use super::settings::Settled;
 use crate::backend::{Asserted, Servers, cancel};
 use crate::pool::{Checkout, CheckoutError};
-use crate::protocol::{Report, Severity};
+use crate::protocol::{Effects, Report, Severity, path};
 
 /// No session has this number: nobody's.
 pub(super) const NO_SESSION: u64 = 0;
@@ -85,6 +87,7 @@ impl Relay {
         server.prepared.batch_begins();
         let same_session = server.last_session == self.control.id;
         let Unnamed { parsed_ahead, state, .. } = self.up.unnamed;
+        let left = self.up.unnamed.left.take();
         if self.up.unnamed.needed && ![NO_SESSION, self.control.id].contains(&server.unnamed_owner) {
             // Ours is gone, and whatever stands there now is not ours to run.
             server.checkin();
@@ -95,7 +98,7 @@ impl Relay {
             return;
         }
         server.last_session = self.control.id;
-        self.up.unnamed = Unnamed { state, ..Unnamed::default() };
+        self.up.unnamed = Unnamed { state, left, ..Unnamed::default() };
         let mut swallow = 0;
         if let Some(needed) = self.place.assertion.needed(&server.asserted, same_session) {
             server.asserted = Asserted::Unknown;
@@ -119,7 +122,7 @@ impl Relay {
     /// Answers the client's messages up to the first that asks for ReadyForQuery with an error of ours; they reach no server.
     pub(super) fn fail_batch(&mut self, report: &Report) -> Result<(), End> {
         self.pending.clear();
-        self.effects = self.standing;
+        self.state.unsent();
         self.up.scan = None;
         self.up.rest = 0;
         self.up.unnamed = Unnamed::default();
@@ -141,6 +144,7 @@ impl Relay {
         // anything of pgtenant's nor another client's bytes may land inside it.
         let sending = self.up.rest > 0 || self.up.window.has_ready() || !self.up.prefix.is_empty();
         self.control.set_doing(if idle { Doing::Idle } else { Doing::IdleInTransaction }, self.thread.now());
+        link.reassert |= self.state.take_resets_asserted();
         if link.reassert && link.status != b'E' && !sending {
             link.reassert = false;
             if let Some(needed) = self.place.assertion.again() {
@@ -157,21 +161,63 @@ impl Relay {
         if !idle || self.place.session_mode || sending || receiving {
             return;
         }
-        if self.effects.is_empty() {
+        if self.state.is_clean() || self.state.is_worth_asking() && self.settle_state() {
             self.release();
-        } else {
+        } else if self.link.as_ref().is_some_and(|link| link.swallow == 0) {
             self.count_pin();
         }
     }
 
+    /// Finds out whether anything keeps the connection; false if something does, or the server is asked first.
+    fn settle_state(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let inquiry = Inquiry::new(self.state.settings.unknown(&link.server.parameters), self.state.effects());
+        self.state.asks();
+        if inquiry.is_empty() {
+            self.settled(&inquiry);
+            return self.state.is_clean();
+        }
+        self.up.prefix = inquiry.message();
+        // A simple query ends it.
+        link.server.unnamed_owner = NO_SESSION;
+        link.inquiry = Some(Box::new(inquiry));
+        link.swallow = 1;
+        false
+    }
+
+    /// What was asked is known: what the client carries from now on, and what still keeps its connection.
+    pub(super) fn settled(&mut self, inquiry: &Inquiry) {
+        let Some(link) = &mut self.link else { return };
+        let parameters = &link.server.parameters;
+        let reported = |name: &str| parameters.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let value = |name: &str| reported(name).map(|(_, value)| value.clone()).or_else(|| inquiry.value(name));
+        self.state.gone(inquiry.gone());
+        self.state.gone(Effects::PARAMETER);
+        let settled = self.state.settings.settle(value);
+        if settled == Settled::Uncarriable {
+            return self.state.insert(Effects::OPAQUE_PARAMETER);
+        }
+        let leads_away = self.state.rules().shared.as_ref().is_some_and(|shared| {
+            let value = self.state.settings.value("search_path");
+            value.is_some_and(|value| path(value).is_none_or(|path| !shared.allows_path(&path)))
+        });
+        if leads_away {
+            self.state.settings.drop("search_path");
+            error::path_restored(&self.control.tenant.slug).encode(&mut self.down.own);
+            link.reassert = true;
+        }
+        if leads_away || settled == Settled::Changed {
+            self.place.carry(self.state.settings.carried());
+        }
+        link.server.asserted = Asserted::Is(Rc::clone(&self.place.assertion.context));
+        link.server.affinity = self.place.want.affinity;
+    }
+
     /// The connection stays with this client: why, once for each reason.
     fn count_pin(&mut self) {
-        let mut new = self.effects;
-        new.remove(self.counted);
-        for reason in new.names() {
+        for reason in self.state.take_uncounted().names() {
             metrics::counter!(crate::metrics::PINS, "reason" => reason).increment(1);
         }
-        self.counted.insert(new);
     }
 
     /// Gives the connection back, after the cancel requests on their way to it.

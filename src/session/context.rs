@@ -26,9 +26,14 @@ pub(crate) struct Needed {
 
 /// A context with the messages that assert it.
 pub(crate) struct Assertion {
+    /// All that a connection of this session has.
     pub(crate) context: Rc<Context>,
+    /// What pgtenant itself gives it.
+    base: Rc<Context>,
     /// Sets every part of the context.
     set: BytesMut,
+    /// Sets what pgtenant itself gives.
+    set_base: BytesMut,
     /// Takes away whatever another tenant's session left. A message of its own in front of `set`: should one of the two be
     /// cancelled by somebody's late signal, the other still keeps this client out of the other tenant's place.
     neutral: BytesMut,
@@ -38,16 +43,30 @@ pub(crate) struct Assertion {
 impl Assertion {
     /// Builds the messages. `shared`: the connection serves other tenants, too.
     pub(crate) fn new(context: Context, shared: bool) -> Self {
-        let mut statements: Vec<String> = Vec::with_capacity(context.settings.len() + 1);
-        for (name, value) in &context.settings {
-            statements.push(format!("SET {} = {}", setting_name(name), setting_value(name, value)));
+        let context = Rc::new(context);
+        let set = message(&statements(&context.settings, context.role.as_deref()));
+        let neutral = query(if shared { FORGET } else { "RESET ALL;RESET ROLE" });
+        Self { base: Rc::clone(&context), context, set_base: set.clone(), set, neutral, shared }
+    }
+
+    /// The same with what the client carries, which wins over what pgtenant gives.
+    pub(crate) fn carrying(&self, carried: &[(String, String)]) -> Self {
+        let is_carried = |name: &String| carried.iter().any(|(carried, _)| carried == name);
+        let mut settings = self.base.settings.clone();
+        settings.retain(|(name, _)| !is_carried(name));
+        let mut all = statements(&settings, self.base.role.as_deref());
+        if !carried.is_empty() {
+            all.push(set_config(carried));
         }
-        let neutral = if shared { FORGET } else { "RESET ALL" };
-        if let Some(role) = &context.role {
-            statements.push(format!("SET ROLE {}", quote_ident(role)));
+        settings.extend_from_slice(carried);
+        Self {
+            context: Rc::new(Context { settings, ..Context::clone(&self.base) }),
+            base: Rc::clone(&self.base),
+            set: message(&all),
+            set_base: self.set_base.clone(),
+            neutral: self.neutral.clone(),
+            shared: self.shared,
         }
-        let set = if statements.is_empty() { BytesMut::new() } else { query(&statements.join(";")) };
-        Self { context: Rc::new(context), set, neutral: query(neutral), shared }
     }
 
     /// What has to be sent before this session's next message on a connection with this state, last used by another
@@ -60,8 +79,7 @@ impl Assertion {
         };
         match asserted {
             Asserted::Unknown => both(),
-            Asserted::Fresh if self.set.is_empty() => None,
-            Asserted::Fresh => self.again(),
+            Asserted::Fresh => needed(&self.set),
             Asserted::Is(old) => {
                 let same = Rc::ptr_eq(old, &self.context) || **old == *self.context;
                 if same && (same_session || !self.shared) {
@@ -69,14 +87,14 @@ impl Assertion {
                 }
                 // Another client of the same tenant: what a function may have left is set again. Another tenant, or other
                 // settings: first everything goes.
-                if same || self.covers(old) { self.again() } else { both() }
+                if same || self.covers(old) { needed(&self.set) } else { both() }
             }
         }
     }
 
-    /// Whether a parameter, named as the server reports it, is part of the context.
-    pub(crate) fn sets(&self, name: &[u8]) -> bool {
-        self.context.settings.iter().any(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
+    /// Whether a parameter, named as the server reports it, is given by pgtenant.
+    pub(crate) fn gives(&self, name: &[u8]) -> bool {
+        self.base.settings.iter().any(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
     }
 
     /// The messages as text, for a connection on which nothing else is under way.
@@ -100,11 +118,33 @@ impl Assertion {
             && names(old) == names(&self.context)
     }
 
-    /// The messages that assert the context after the client itself reset everything.
+    /// The messages that give again what pgtenant gives, after the client itself reset it.
     pub(crate) fn again(&self) -> Option<Needed> {
-        let needed = || Needed { bytes: self.set.clone(), ready_count: 1, forgets: false };
-        (!self.set.is_empty()).then(needed)
+        needed(&self.set_base)
     }
+}
+
+fn needed(set: &BytesMut) -> Option<Needed> {
+    (!set.is_empty()).then(|| Needed { bytes: set.clone(), ready_count: 1, forgets: false })
+}
+
+fn message(statements: &[String]) -> BytesMut {
+    if statements.is_empty() { BytesMut::new() } else { query(&statements.join(";")) }
+}
+
+fn statements(settings: &[(String, String)], role: Option<&str>) -> Vec<String> {
+    let setting =
+        |(name, value): &(String, String)| format!("SET {} = {}", setting_name(name), setting_value(name, value));
+    let role = role.map(|role| format!("SET ROLE {}", quote_ident(role)));
+    settings.iter().map(setting).chain(role).collect()
+}
+
+/// Sets what a client set, as the server showed it: any value is one literal here, also that of a parameter which is a list.
+fn set_config(carried: &[(String, String)]) -> String {
+    let call = |(name, value): &(String, String)| {
+        format!("pg_catalog.set_config({}, {}, false)", quote_literal(name), quote_literal(value))
+    };
+    format!("SELECT {}", carried.iter().map(call).collect::<Vec<_>>().join(", "))
 }
 
 /// A parameter's name for SET: dotted names keep their parts.
@@ -117,7 +157,8 @@ fn setting_value(name: &str, value: &str) -> String {
     if name == "search_path" { value.to_owned() } else { quote_literal(value) }
 }
 
-fn query(text: &str) -> BytesMut {
+/// A Query message.
+pub(super) fn query(text: &str) -> BytesMut {
     let mut out = BytesMut::with_capacity(text.len() + 6);
     out.put_u8(b'Q');
     out.put_u32(u32::try_from(text.len() + 5).unwrap_or(u32::MAX));

@@ -87,7 +87,7 @@ impl Relay {
             let running = !self.pending.is_empty() && link.swallow == 0;
             return running.then(|| self.stop_statement(link));
         }
-        let restorable = !UNRESTORABLE.iter().any(|effect| self.effects.has(*effect));
+        let restorable = !UNRESTORABLE.iter().any(|effect| self.state.effects().has(*effect));
         if link.status == b'I' && restorable {
             tokio::task::spawn_local(restore(link));
         }

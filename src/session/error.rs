@@ -2,7 +2,8 @@
 
 use crate::backend::ConnectError;
 use crate::pool::CheckoutError;
-use crate::protocol::{LengthError, Report, Severity, SqlState};
+use crate::protocol::{LengthError, Refusal, Report, Severity, SqlState};
+use crate::tenant::Slug;
 
 /// Shutdown, drain.
 pub(crate) fn shutdown() -> Report {
@@ -47,6 +48,50 @@ pub(super) fn not_asserted() -> Report {
 /// A cancel request that came while the client waited for a server connection.
 pub(super) fn canceled() -> Report {
     Report::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+}
+
+/// A statement that did not go to the server.
+pub(super) fn refused(refusal: Refusal, tenant: &Slug) -> Report {
+    match refusal {
+        Refusal::Pin(state) => {
+            let features: Vec<_> = state.names().map(feature).collect();
+            let message = format!("{} cannot be used with transaction pooling", features.join(" and "));
+            Report::error(SqlState::FEATURE_NOT_SUPPORTED, message)
+                .detail("It would keep the server connection for this client (pool.pinning = \"refuse\").")
+                .hint("Use session pooling for this module, or allow pinning.")
+        }
+        Refusal::OtherSchema => {
+            let message = format!("search_path may only lead to schemas of tenant \"{tenant}\"");
+            Report::error(SqlState::INSUFFICIENT_PRIVILEGE, message)
+        }
+        Refusal::TenantParameter => {
+            let message = format!("permission denied to change what says that this is tenant \"{tenant}\"");
+            Report::error(SqlState::INSUFFICIENT_PRIVILEGE, message)
+        }
+    }
+}
+
+/// What users call a state.
+fn feature(state: &str) -> &str {
+    match state {
+        "listen" => "LISTEN",
+        "advisory_lock" => "session-level advisory locks",
+        "temporary" => "temporary objects",
+        "hold_cursor" => "WITH HOLD cursors",
+        "prepare" => "PREPARE",
+        "load" => "LOAD",
+        "opaque_parameter" => "a parameter whose name cannot be told",
+        "sequence" => "lastval, currval and setseed",
+        "code" => "DO",
+        "unreadable" => "text that cannot be read",
+        other => other,
+    }
+}
+
+/// The client's path led to somebody else's schemas, and is the tenant's own again.
+pub(super) fn path_restored(tenant: &Slug) -> Report {
+    let message = format!("search_path may only lead to schemas of tenant \"{tenant}\" and was set back");
+    Report::new(Severity::Warning, SqlState::INSUFFICIENT_PRIVILEGE, message)
 }
 
 /// No server connection, and why.

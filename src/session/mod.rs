@@ -9,6 +9,7 @@ mod context;
 mod control;
 mod end;
 mod error;
+mod inquiry;
 mod keys;
 mod names;
 mod place;
@@ -16,6 +17,8 @@ mod prepared;
 mod relay;
 mod scan_down;
 mod scan_up;
+mod settings;
+mod state;
 mod thread;
 mod ticket;
 

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
+use super::state::Left;
 use crate::backend::{PreparedSet, StatementId};
-use crate::protocol::{Answer, Owed};
+use crate::protocol::{Answer, Owed, cstring, effects_of};
 
 /// How the names of statements on servers begin.
 const NAME_PREFIX: &str = "pgtenant_";
@@ -20,6 +21,8 @@ pub(crate) struct Statement {
     pub(super) id: StatementId,
     /// Parse without the name: text and parameter types.
     pub(super) body: Box<[u8]>,
+    /// What it may leave behind whenever it is executed.
+    pub(super) left: Option<Box<Left>>,
 }
 
 /// The statements of a thread, by scope and body: one text in one pool, for one tenant, is one statement.
@@ -50,7 +53,9 @@ impl Statements {
         }
         // Zero means no statement. By the time numbers come round again their first bearers are long closed.
         self.last = self.last.checked_add(1).unwrap_or(1);
-        let statement = Rc::new(Statement { id: self.last, body: body.into() });
+        let text = cstring(body).map_or(body, |(text, _)| text);
+        let left = Left::of(effects_of(text), text);
+        let statement = Rc::new(Statement { id: self.last, body: body.into(), left });
         self.known.insert(key, Rc::clone(&statement));
         statement
     }

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use super::context::Assertion;
+use super::state::{Rules, SharedRules};
 use super::ticket::{Begin, Ticket};
 use crate::backend::{Context, Credential, PoolKey, ServerAddress, ServerPool, Servers, Want, digest};
-use crate::pool::{self, Limits};
+use crate::pool::{self, Limits, Pinning};
 use crate::protocol::Report;
 use crate::tenant::{Isolation, Placement, PoolMode, Pooling, quote_ident};
 
@@ -31,6 +32,21 @@ pub(crate) struct Place {
     pub(crate) session_mode: bool,
     /// The connection serves other tenants, too.
     pub(crate) shared: bool,
+    /// What its clients may do.
+    pub(crate) rules: Rc<Rules>,
+}
+
+impl Place {
+    /// The client carries these settings from now on.
+    pub(super) fn carry(&mut self, carried: &[(String, String)]) {
+        self.assertion = self.assertion.carrying(carried);
+        self.want = Rc::new(Want { affinity: affinity(&self.assertion.context), ..Want::clone(&self.want) });
+    }
+}
+
+/// Connections with this context are preferred.
+fn affinity(context: &Context) -> u64 {
+    digest(&(context.tenant, &context.settings, &context.role))
 }
 
 /// Finds or makes the pool, and says how it is to be used.
@@ -47,7 +63,12 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
         per_tenant_settings(ticket, own, session_mode)
     };
     let class = digest(&startup);
-    let affinity = digest(&(ticket.tenant.id, &context.settings, &context.role));
+    let affinity = affinity(&context);
+    let rules = Rules {
+        session_mode,
+        refuses_pins: begin.pool.pinning == Pinning::Refuse,
+        shared: shared.then(|| shared_rules(placement, &context)),
+    };
     let key = PoolKey {
         tenant: (!shared).then_some(ticket.tenant.id),
         module: placement.module.clone(),
@@ -75,7 +96,22 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
         assertion,
         session_mode,
         shared,
+        rules: Rc::new(rules),
     })
+}
+
+/// What a client may not set on a connection that serves other tenants.
+fn shared_rules(placement: &Placement, context: &Context) -> SharedRules {
+    let common = ["public", "$user", "pg_catalog", "pg_temp", "information_schema", ""].map(str::to_owned);
+    let own = placement.schema.iter().chain(&placement.search_path_extra).cloned();
+    let whose = ["role", "session_authorization"].map(str::to_owned);
+    let whose = whose.into_iter().filter(|_| context.role.is_some());
+    let tenant = placement.tenant_parameter.iter().map(|name| name.to_ascii_lowercase());
+    SharedRules {
+        schemas: common.into_iter().chain(own).collect(),
+        parameters: whose.chain(tenant).collect(),
+        asserted: context.settings.iter().map(|(name, _)| name.to_ascii_lowercase()).collect(),
+    }
 }
 
 /// Finds a session's pool, at its beginning and when the pool it had was evicted.

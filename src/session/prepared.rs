@@ -9,7 +9,7 @@ use bytes::{BufMut, BytesMut};
 use super::names::{Names, Statement, Statements, name_is_reserved};
 use super::relay::Relay;
 use crate::backend::{Preparation, PreparedSet, StatementId};
-use crate::protocol::{Answer, HEADER_BYTES, Header, Owed, Pending, cstring, effects_of};
+use crate::protocol::{Answer, HEADER_BYTES, Header, Owed, Pending, Refusal, cstring};
 
 /// Longest name: PostgreSQL's own bound, beyond which it cuts names off.
 const NAME_BYTES_MAX: usize = 63;
@@ -26,6 +26,8 @@ pub(super) enum Carried {
     NeedServer,
     /// What waits for the server must go first.
     NeedRoom,
+    /// It may not go to the server.
+    Refused(Refusal),
 }
 
 /// Where in a message's body the name of a statement is.
@@ -77,9 +79,20 @@ impl Relay {
         }
         let frame = Frame { kind: head.kind, at, rest: head.frame_bytes - there };
         let body = &self.up.window.unscanned()[HEADER_BYTES..there];
-        if is_parse {
-            let text = cstring(&body[frame.at.end + 1..]).map_or(&b""[..], |(text, _)| text);
-            self.effects.insert(effects_of(text));
+        let parsed = match known {
+            None if is_parse => {
+                let mut statements = self.thread.statements.borrow_mut();
+                Some(statements.statement(self.place.statement_scope, &body[frame.at.end + 1..]))
+            }
+            _ => None,
+        };
+        if let Some(refusal) = parsed.as_ref().and_then(|statement| self.state.refuses(statement.left.as_deref())) {
+            return Carried::Refused(refusal);
+        }
+        if head.kind == b'B'
+            && let Some(statement) = &known
+        {
+            self.state.leaves(statement.left.as_deref());
         }
         let mut exchange = Exchange {
             statements: &mut self.thread.statements.borrow_mut(),
@@ -88,8 +101,8 @@ impl Relay {
             out: BytesMut::new(),
             set_max: self.place.prepared_max as usize,
         };
-        match (head.kind, known) {
-            (b'P', None) => exchange.parse(&frame, body, self.place.statement_scope, &mut self.names),
+        match (head.kind, known.or_else(|| parsed.clone())) {
+            (b'P', Some(statement)) if parsed.is_some() => exchange.parse(&frame, body, &statement, &mut self.names),
             (b'C', Some(_)) => exchange.close(&body[frame.at.clone()], &mut self.names),
             (_, Some(statement)) => exchange.use_statement(&frame, body, &statement),
             (_, None) => {}
@@ -139,9 +152,8 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Parse under a new name: sent only if this connection has not got the statement.
-    fn parse(&mut self, frame: &Frame, body: &[u8], scope: u64, names: &mut Names) {
-        let statement = self.statements.statement(scope, &body[frame.at.end + 1..]);
-        names.parsed(body[frame.at.clone()].into(), Rc::clone(&statement));
+    fn parse(&mut self, frame: &Frame, body: &[u8], statement: &Rc<Statement>, names: &mut Names) {
+        names.parsed(body[frame.at.clone()].into(), Rc::clone(statement));
         let preparation = self.set.use_statement(statement.id);
         if preparation == Preparation::There {
             return self.pending.sent(Owed::Parse(Answer::Own, statement.id));
@@ -208,7 +220,7 @@ impl Exchange<'_> {
 }
 
 /// Appends a message of these parts, of which `rest` bytes follow later.
-fn put_message(out: &mut BytesMut, kind: u8, parts: &[&[u8]], rest: usize) {
+pub(super) fn put_message(out: &mut BytesMut, kind: u8, parts: &[&[u8]], rest: usize) {
     let length = parts.iter().map(|part| part.len()).sum::<usize>() + rest + 4;
     out.put_u8(kind);
     out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));

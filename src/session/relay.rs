@@ -9,13 +9,15 @@ use bytes::{Bytes, BytesMut};
 use super::buffer::Window;
 use super::cancels::Cancels;
 use super::control::{Control, Doing};
+use super::inquiry::Inquiry;
 use super::names::Names;
 use super::place::Place;
+use super::state::{Left, State};
 use super::thread::Thread;
 use crate::backend::Servers;
 use crate::net::Stream;
 use crate::pool::Checkout;
-use crate::protocol::{Effects, Pending, Report, StatementScan, parameter_status};
+use crate::protocol::{Pending, Report, StatementScan, parameter_status};
 
 /// Most answers that may be owed before no more is read from the client.
 pub(super) const OWED_MAX: usize = 100_000;
@@ -34,6 +36,8 @@ pub(super) struct Link {
     pub(super) swallow: u32,
     /// The client reset everything: the context must be asserted before anything else is sent.
     pub(super) reassert: bool,
+    /// What is hidden is the answer to this.
+    pub(super) inquiry: Option<Box<Inquiry>>,
     /// Cancel requests on their way to this connection.
     pub(super) cancels: Rc<Cancels>,
     /// Whose unnamed statement is there, as far as answers have come; `unnamed_owner` is ahead by what was sent.
@@ -45,7 +49,16 @@ impl Link {
     pub(super) fn new(server: Checkout<Servers>) -> Self {
         let unnamed_answered = server.unnamed_owner;
         let cancels = Rc::default();
-        Self { server, status: b'I', clean: true, swallow: 0, reassert: false, cancels, unnamed_answered }
+        Self {
+            server,
+            status: b'I',
+            clean: true,
+            swallow: 0,
+            reassert: false,
+            inquiry: None,
+            cancels,
+            unnamed_answered,
+        }
     }
 }
 
@@ -106,13 +119,15 @@ pub(super) enum Stopped {
 }
 
 /// What is known of the unnamed prepared statement, which another client may have replaced on the server meanwhile.
-#[derive(Default, Clone, Copy)]
+#[derive(Default)]
 pub(super) struct Unnamed {
     pub(super) state: UnnamedState,
     /// It was parsed in messages that wait for a server connection.
     pub(super) parsed_ahead: bool,
     /// Messages that wait for a server connection use the one of an earlier time.
     pub(super) needed: bool,
+    /// What it may leave behind, whenever it is used.
+    pub(super) left: Option<Box<Left>>,
 }
 
 /// Messages of the client that can get no answer from a server.
@@ -183,14 +198,10 @@ pub(crate) struct Relay {
     pub(super) up: Up,
     pub(super) down: Down,
     pub(super) pending: Pending,
-    /// State that the client left on its server connection.
-    pub(super) effects: Effects,
-    /// State that its settings bring, from login to logout.
-    pub(super) standing: Effects,
+    /// What the client left on its server connection.
+    pub(super) state: State,
     /// The client's names of prepared statements.
     pub(super) names: Names,
-    /// Those effects that were counted as reasons for a pin.
-    pub(super) counted: Effects,
     pub(super) place: Place,
     pub(super) control: Rc<Control>,
     pub(super) thread: Rc<Thread>,

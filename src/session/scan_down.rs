@@ -5,6 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::attach::NO_SESSION;
+use super::error;
 use super::relay::{End, Link, Relay};
 use crate::backend::Asserted;
 use crate::protocol::{Effects, Fate, HEADER_BYTES, Owed, WHOLE_BYTES_MAX, cstring, header};
@@ -15,6 +16,7 @@ impl Relay {
         loop {
             let Some(link) = &mut self.link else { return Ok(()) };
             let hidden = link.swallow > 0;
+            let asked = hidden && link.inquiry.is_some();
             let process_id = link.server.process_id;
             if hidden && self.down.window.has_ready() {
                 // What the client gets must be gone before anything is left out after it.
@@ -42,7 +44,7 @@ impl Relay {
             };
             let Some(head) = head else { return Ok(()) };
             let count = unscanned.len().min(head.frame_bytes);
-            let data = matches!(head.kind, b'D' | b'd');
+            let data = matches!(head.kind, b'D' | b'd') && !asked;
             if !data && count < head.frame_bytes && head.frame_bytes <= WHOLE_BYTES_MAX {
                 return Ok(());
             }
@@ -52,7 +54,13 @@ impl Relay {
                 (false, false) => self.server_message(head.kind, count),
             };
             self.down.rest = head.frame_bytes - count;
-            self.passed_down(count, hidden, fate);
+            match fate {
+                Fate::Refuse(refusal) if self.down.rest == 0 => {
+                    self.down.window.cut(count);
+                    error::refused(refusal, &self.control.tenant.slug).encode(&mut self.down.own);
+                }
+                fate => self.passed_down(count, hidden, fate),
+            }
         }
     }
 
@@ -90,14 +98,28 @@ impl Relay {
             b'Z' => {
                 link.swallow -= 1;
                 link.status = body.first().copied().unwrap_or(b'E');
-                if link.swallow == 0 {
-                    link.server.asserted = Asserted::Is(Rc::clone(&self.place.assertion.context));
-                    link.server.affinity = self.place.want.affinity;
-                    link.clean = self.pending.is_empty();
+                if link.swallow > 0 {
+                    return Ok(Fate::Hide);
+                }
+                link.clean = self.pending.is_empty();
+                match link.inquiry.take() {
+                    Some(inquiry) if inquiry.is_answered() => self.settled(&inquiry),
+                    // What the server does not tell keeps the connection with this client.
+                    Some(_) => self.state.settings.unanswered(),
+                    None => {
+                        link.server.asserted = Asserted::Is(Rc::clone(&self.place.assertion.context));
+                        link.server.affinity = self.place.want.affinity;
+                    }
                 }
             }
+            b'E' if link.inquiry.is_some() => {}
             b'E' => return Err(End::NotAsserted(Bytes::copy_from_slice(body))),
-            b'S' => parameter_changed(link, body),
+            b'D' => {
+                if let Some(inquiry) = &mut link.inquiry {
+                    inquiry.answered(body);
+                }
+            }
+            b'S' => _ = parameter_changed(link, body),
             _ => {}
         }
         Ok(Fate::Hide)
@@ -117,10 +139,10 @@ impl Relay {
         match fate {
             Fate::Confirm => self.names.confirmed(),
             Fate::ConfirmUnnamed => link.unnamed_answered = self.control.id,
-            Fate::Pass | Fate::Hide => {}
+            Fate::Pass | Fate::Hide | Fate::Refuse(_) => {}
         }
         if self.pending.is_uncertain() {
-            self.effects.insert(Effects::FAILED_COPY);
+            self.state.insert(Effects::FAILED_COPY);
         }
         let body = &mut self.down.window.unscanned()[HEADER_BYTES..count];
         match kind {
@@ -129,12 +151,13 @@ impl Relay {
                 link.clean = self.pending.is_empty();
             }
             b'S' => {
-                parameter_changed(link, body);
-                // What a RESET takes away of the context is set again.
-                let comes_back =
-                    link.reassert && cstring(body).is_some_and(|(name, _)| self.place.assertion.sets(name));
-                if !self.place.session_mode && !comes_back {
-                    self.effects.insert(Effects::REPORTED);
+                let changed = parameter_changed(link, body);
+                if link.reassert && changed.is_some_and(|(name, _)| self.place.assertion.gives(name.as_bytes())) {
+                    // What a RESET takes away of the context is set again.
+                    return Fate::Hide;
+                }
+                if let Some((name, value)) = changed {
+                    self.state.reported(name, value);
                 }
             }
             b'C' => match &*body {
@@ -143,6 +166,9 @@ impl Relay {
                     link.reassert = true;
                     link.server.prepared.expire();
                     self.names.clear();
+                    self.state.discarded(self.pending.len() <= 1);
+                    self.place.carry(&[]);
+                    link.server.asserted = Asserted::Fresh;
                 }
                 b"DEALLOCATE ALL\0" => {
                     link.server.prepared.expire();
@@ -158,7 +184,7 @@ impl Relay {
                     *pid = self.process_id.to_be_bytes();
                 }
             }
-            b'W' if !self.place.session_mode => self.effects.insert(Effects::REPLICATION),
+            b'W' if !self.place.session_mode => self.state.insert(Effects::REPLICATION),
             b'E' if is_stale_plan(body) => link.server.prepared.expire(),
             _ => {}
         }
@@ -178,11 +204,13 @@ impl Link {
     }
 }
 
-fn parameter_changed(link: &mut Link, body: &[u8]) {
-    let Some((name, rest)) = cstring(body) else { return };
-    let Some((value, _)) = cstring(rest) else { return };
-    let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { return };
+/// Notes what ParameterStatus says; the parameter and its value.
+fn parameter_changed<'a>(link: &mut Link, body: &'a [u8]) -> Option<(&'a str, &'a str)> {
+    let (name, rest) = cstring(body)?;
+    let (value, _) = cstring(rest)?;
+    let (name, value) = (std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?);
     link.server.set_parameter(name.to_owned(), value.to_owned());
+    Some((name, value))
 }
 
 /// Whether an ErrorResponse ends the session: field `V`, never translated, says FATAL or PANIC.

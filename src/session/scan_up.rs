@@ -1,13 +1,19 @@
 //! Reading what the client sends: which answers it will bring, and which state it may leave on the server.
 
+use bytes::BytesMut;
+
 use super::attach::NO_SESSION;
 use super::error;
-use super::prepared::Carried;
+use super::prepared::{Carried, put_message};
 use super::relay::{Discard, End, LongParse, LongText, Relay, Stopped, Unnamed, UnnamedState};
+use super::state::Left;
 use crate::protocol::{
-    Answer, Effects, HEADER_BYTES, Header, Owed, StatementScan, WHOLE_BYTES_MAX, check_frontend, cstring, effects_of,
-    header, ready_for_query,
+    Answer, Effects, HEADER_BYTES, Header, Owed, Refusal, StatementScan, WHOLE_BYTES_MAX, check_frontend, cstring,
+    effects_of, header, ready_for_query,
 };
+
+/// What a refused statement is replaced by, as much of it as there is room for: never a statement.
+const FAILING: &[u8] = b"( -- refused by pgtenant";
 
 /// Bytes of a long frame that must be there before it goes on: names are in front.
 const LONG_BYTES_MIN: usize = 1024;
@@ -58,10 +64,14 @@ impl Relay {
             if self.up.discard == Discard::Nothing {
                 match self.carry(head, there) {
                     Carried::No => {
-                        self.client_message(head, there)?;
-                        self.up.window.pass(there);
+                        if let Some(refusal) = self.client_message(head, there)? {
+                            self.refuse(there, refusal)?;
+                        } else {
+                            self.up.window.pass(there);
+                        }
                     }
                     Carried::Done => {}
+                    Carried::Refused(refusal) => self.refuse(there, refusal)?,
                     Carried::NeedServer => {
                         self.up.stopped = Stopped::ForServer;
                         return Ok(());
@@ -87,14 +97,19 @@ impl Relay {
         }
     }
 
-    /// A message, or the first part of a long one, that goes to the server.
-    fn client_message(&mut self, head: Header, there: usize) -> Result<(), End> {
+    /// A message, or the first part of a long one, that goes to the server, unless it is refused.
+    fn client_message(&mut self, head: Header, there: usize) -> Result<Option<Refusal>, End> {
         let body = &self.up.window.unscanned()[HEADER_BYTES..there];
         let whole = there == head.frame_bytes;
         match head.kind {
             b'Q' => {
                 if whole {
-                    self.effects.insert(effects_of(body.strip_suffix(&[0]).unwrap_or(body)));
+                    let text = body.strip_suffix(&[0]).unwrap_or(body);
+                    let left = Left::of(effects_of(text), text);
+                    if let Some(refusal) = self.state.refuses(left.as_deref()) {
+                        return Ok(Some(refusal));
+                    }
+                    self.state.leaves(left.as_deref());
                 } else {
                     self.up.scan = Some(LongText::query(body));
                 }
@@ -103,13 +118,18 @@ impl Relay {
             }
             b'P' => {
                 let unnamed = body.first() == Some(&0);
+                let mut left = None;
                 if whole {
                     let text = cstring(body).map_or(body, |(_, rest)| cstring(rest).map_or(rest, |(text, _)| text));
-                    self.effects.insert(effects_of(text));
+                    left = Left::of(effects_of(text), text);
+                    if let Some(refusal) = self.state.refuses(left.as_deref()) {
+                        return Ok(Some(refusal));
+                    }
+                    self.state.leaves(left.as_deref());
                 } else {
                     self.up.scan = Some(LongText::parse(body));
                 }
-                self.parsed(unnamed);
+                self.parsed(unnamed, left);
                 self.pending.sent(if unnamed { Owed::ParseUnnamed } else { Owed::Parse(Answer::Server, 0) });
             }
             b'B' => {
@@ -134,13 +154,43 @@ impl Relay {
                 self.batch_ends();
             }
             b'F' => {
-                // Which function it is cannot be seen, nor what it leaves.
-                self.effects.insert(Effects::CODE);
+                // What a function of the user's leaves cannot be seen.
+                if body.first_chunk().is_none_or(|oid| !is_large_object_function(u32::from_be_bytes(*oid))) {
+                    self.state.insert(Effects::CODE);
+                }
                 self.pending.sent(Owed::FunctionCall);
             }
             b'c' | b'f' => self.pending.sent(Owed::CopyEnd),
             b'd' | b'H' => {}
             kind => return Err(End::Refused(error::message_type(kind))),
+        }
+        Ok(None)
+    }
+
+    /// Puts a text that fails in the place of one that is refused: the server's transaction fails as the client's must, and its
+    /// error is exchanged for the refusal when it comes.
+    pub(super) fn refuse(&mut self, there: usize, refusal: Refusal) -> Result<(), End> {
+        let frame = self.up.window.unscanned();
+        let is_query = frame[0] == b'Q';
+        let name =
+            if is_query { &[][..] } else { cstring(&frame[HEADER_BYTES..there]).map_or(&[][..], |(name, _)| name) };
+        // Never longer than what it replaces.
+        let room = there - HEADER_BYTES - name.len() - if is_query { 1 } else { 4 };
+        let text = &FAILING[..FAILING.len().min(room)];
+        let mut message = BytesMut::new();
+        if is_query {
+            put_message(&mut message, b'Q', &[text, b"\0"], 0);
+        } else {
+            put_message(&mut message, b'P', &[name, b"\0", text, b"\0\0\0"], 0);
+        }
+        if !self.up.window.replace(there, &message) {
+            return Err(End::Refused(error::refused(refusal, &self.control.tenant.slug)));
+        }
+        if is_query {
+            self.pending.sent(Owed::RefusedQuery(refusal));
+            self.unnamed_dies();
+        } else {
+            self.pending.sent(Owed::RefusedParse(refusal));
         }
         Ok(())
     }
@@ -171,22 +221,27 @@ impl Relay {
     /// The last byte of a frame that came in pieces has been seen.
     fn end_long_frame(&mut self) {
         if let Some(long) = self.up.scan.take() {
-            self.effects.insert(long.scan.finish());
+            let left = Left::of_long(long.scan.finish());
+            self.state.leaves(left.as_deref());
+            if long.parse.is_some() {
+                self.up.unnamed.left = left;
+            }
         }
         if self.up.discard == Discard::Batch {
             self.discarded_batch_ends();
         }
     }
 
-    fn parsed(&mut self, unnamed: bool) {
+    fn parsed(&mut self, unnamed: bool, left: Option<Box<Left>>) {
         if !unnamed {
-            self.effects.insert(Effects::PREPARED_STATEMENT);
+            self.state.insert(Effects::PREPARED_STATEMENT);
             return;
         }
         if self.pending.is_skipping() {
             return;
         }
         self.up.unnamed.state = UnnamedState::Parsed;
+        self.up.unnamed.left = left;
         match &mut self.link {
             Some(link) => link.server.unnamed_owner = self.control.id,
             None => self.up.unnamed.parsed_ahead = true,
@@ -199,6 +254,10 @@ impl Relay {
             return Ok(());
         }
         let unnamed = &mut self.up.unnamed;
+        if unnamed.state == UnnamedState::Untouched {
+            // It was parsed in an earlier batch, whose end is settled.
+            self.state.leaves(unnamed.left.as_deref());
+        }
         match (unnamed.state, &self.link) {
             // Where there is none at all, the server itself says so.
             (UnnamedState::Untouched, Some(link))
@@ -214,8 +273,9 @@ impl Relay {
     }
 
     fn unnamed_dies(&mut self) {
-        self.up.unnamed = Unnamed { state: UnnamedState::Dead, parsed_ahead: false, needed: self.up.unnamed.needed };
-        self.effects.remove(Effects::UNNAMED_STATEMENT);
+        let needed = self.up.unnamed.needed;
+        self.up.unnamed = Unnamed { state: UnnamedState::Dead, needed, ..Unnamed::default() };
+        self.state.remove(Effects::UNNAMED_STATEMENT);
         if let Some(link) = &mut self.link {
             link.server.unnamed_owner = NO_SESSION;
         }
@@ -224,12 +284,18 @@ impl Relay {
     /// Sync: an unnamed statement that was parsed but not used yet will be used in a later batch.
     fn batch_ends(&mut self) {
         match self.up.unnamed.state {
-            UnnamedState::Parsed => self.effects.insert(Effects::UNNAMED_STATEMENT),
-            UnnamedState::Bound => self.effects.remove(Effects::UNNAMED_STATEMENT),
+            UnnamedState::Parsed => self.state.insert(Effects::UNNAMED_STATEMENT),
+            UnnamedState::Bound => self.state.remove(Effects::UNNAMED_STATEMENT),
             UnnamedState::Untouched | UnnamedState::Dead => {}
         }
         self.up.unnamed.state = UnnamedState::Untouched;
     }
+}
+
+/// Whether a function is one of those on large objects, whose descriptors end with the transaction: `lo_*`, `loread`, `lowrite`
+/// (their object ids are PostgreSQL's own and never change).
+fn is_large_object_function(oid: u32) -> bool {
+    matches!(oid, 715 | 764 | 765 | 767 | 952..=958 | 964 | 1004 | 3170..=3172 | 3457..=3460)
 }
 
 impl LongText {

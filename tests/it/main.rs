@@ -5,6 +5,8 @@ mod backend;
 #[cfg(test)]
 mod cancel;
 #[cfg(test)]
+mod carried;
+#[cfg(test)]
 mod changes;
 #[cfg(test)]
 mod cluster;

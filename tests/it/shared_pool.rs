@@ -177,8 +177,6 @@ const DEEDS: &[&str] = &[
     "SET search_path = pg_catalog, pg_temp",
     "SET search_path TO DEFAULT",
     "SELECT set_config('search_path', 'public', false)",
-    "SET pgtenant.tenant_id = ''",
-    "SELECT set_config('pgtenant.tenant_id', '', false)",
     "SET ROLE NONE",
     "SET SESSION AUTHORIZATION DEFAULT",
     "BEGIN; SET search_path = public; COMMIT",

@@ -1,0 +1,457 @@
+//! Which session parameters a statement text sets or resets, read closely: only for texts in which a first scan saw that it may.
+//!
+//! The grammar is that of `SET`, `RESET` and `set_config` (documentation, SQL Commands; 9.28.1). What is not understood is opaque.
+
+/// What a text does to session parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parameters {
+    /// Each parameter that is named, in order.
+    pub touched: Vec<Touch>,
+    /// `RESET ALL`.
+    pub resets_all: bool,
+    /// Something is set that cannot be told.
+    pub is_opaque: bool,
+}
+
+/// A parameter that a text names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touch {
+    /// Its name in lower case.
+    pub name: String,
+    /// What is done to it.
+    pub how: How,
+}
+
+/// What is done to a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum How {
+    /// It is set for the session; to these values, where the text says so plainly.
+    Set(Option<Vec<String>>),
+    /// It is set until the transaction ends.
+    Local(Option<Vec<String>>),
+    /// It returns to what it was when the session began.
+    Reset,
+}
+
+/// Longest name of a parameter that is carried.
+const NAME_BYTES_MAX: usize = 128;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    /// A word without quotes, in lower case.
+    Word(String),
+    /// A quoted name.
+    Name(String),
+    Literal(String),
+    Number(String),
+    Symbol(u8),
+    /// Something that is not looked into.
+    Odd,
+}
+
+/// Reads a whole text.
+#[must_use]
+pub fn parameters_of(text: &[u8]) -> Parameters {
+    let mut found = Parameters::default();
+    let tokens = Tokens { text, at: 0 }.collect::<Vec<_>>();
+    for statement in tokens.split(|token| *token == Token::Symbol(b';')) {
+        match statement.split_first() {
+            Some((Token::Word(word), rest)) if word == "set" => found.set(rest),
+            Some((Token::Word(word), rest)) if word == "reset" => found.reset(rest),
+            _ => found.calls(statement),
+        }
+    }
+    found
+}
+
+impl Parameters {
+    fn touch(&mut self, name: &str, how: How) {
+        let name = name.to_ascii_lowercase();
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
+        match name.as_str() {
+            // These are the transaction's.
+            "transaction_isolation" | "transaction_read_only" | "transaction_deferrable" => {}
+            // It cannot be read; who a session is cannot be carried.
+            "seed" | "session_authorization" | "" => self.is_opaque = true,
+            _ if name.len() > NAME_BYTES_MAX || !name.bytes().all(known) => self.is_opaque = true,
+            _ => self.touched.push(Touch { name, how }),
+        }
+    }
+
+    /// The tokens after `SET`.
+    fn set(&mut self, tokens: &[Token]) {
+        let words = [word_at(tokens, 0), word_at(tokens, 1)];
+        match words {
+            ["transaction" | "constraints", _] => {}
+            ["session", "characteristics"] => {
+                for what in ["isolation", "read_only", "deferrable"] {
+                    self.touch(&format!("default_transaction_{what}"), How::Set(None));
+                }
+            }
+            ["session", "authorization"] => self.is_opaque = true,
+            ["session", _] => self.assignment(&tokens[1..], How::Set),
+            ["local", _] => self.assignment(&tokens[1..], How::Local),
+            _ => self.assignment(tokens, How::Set),
+        }
+    }
+
+    fn assignment(&mut self, tokens: &[Token], how: fn(Option<Vec<String>>) -> How) {
+        let (name, value) = match [word_at(tokens, 0), word_at(tokens, 1)] {
+            ["time", "zone"] => ("timezone".to_owned(), &tokens[2..]),
+            ["xml", "option"] => ("xmloption".to_owned(), &tokens[2..]),
+            ["names", _] => ("client_encoding".to_owned(), &tokens[1..]),
+            ["schema", _] => ("search_path".to_owned(), &tokens[1..]),
+            ["role", next] if next != "to" && tokens.get(1) != Some(&Token::Symbol(b'=')) => {
+                ("role".to_owned(), &tokens[1..])
+            }
+            _ => match assigned(tokens) {
+                Some(assigned) => assigned,
+                None => return self.is_opaque = true,
+            },
+        };
+        let is_default = value.is_empty() || (value.len() == 1 && matches!(word_at(value, 0), "default" | "local"));
+        if is_default {
+            // A reset inside a transaction that ends with it is no lasting one, but no harm either.
+            self.touch(&name, How::Reset);
+        } else {
+            self.touch(&name, how(values(value)));
+        }
+    }
+
+    /// The tokens after `RESET`.
+    fn reset(&mut self, tokens: &[Token]) {
+        match [word_at(tokens, 0), word_at(tokens, 1)] {
+            ["all", ""] => self.resets_all = true,
+            ["time", "zone"] => self.touch("timezone", How::Reset),
+            ["transaction", "isolation"] | ["session", "authorization"] => {}
+            _ => match name(tokens) {
+                Some((name, [])) => self.touch(&name, How::Reset),
+                // Not a statement at all.
+                _ => self.is_opaque = true,
+            },
+        }
+    }
+
+    /// `set_config` anywhere in a statement.
+    fn calls(&mut self, tokens: &[Token]) {
+        for (at, token) in tokens.iter().enumerate() {
+            let (Token::Word(word) | Token::Name(word)) = token else { continue };
+            if word == "set_config" {
+                self.call(&tokens[at + 1..]);
+            }
+        }
+    }
+
+    /// The tokens after `set_config`.
+    fn call(&mut self, tokens: &[Token]) {
+        let Some(arguments) = arguments(tokens) else {
+            return self.is_opaque = true;
+        };
+        let [name, value, local] = arguments[..] else {
+            return self.is_opaque = true;
+        };
+        let is_local = match local {
+            [Token::Word(word)] => word == "true",
+            [Token::Literal(text)] => matches!(text.as_str(), "t" | "true" | "on" | "yes" | "1"),
+            _ => false,
+        };
+        let value = match value {
+            // The only list of names there is that is given as one text.
+            [Token::Literal(text)] if is_path(name) => path(text),
+            [Token::Literal(text)] => Some(vec![text.clone()]),
+            _ => None,
+        };
+        let how = if is_local { How::Local(value) } else { How::Set(value) };
+        match without_cast(name) {
+            [Token::Literal(name)] => self.touch(name, how),
+            _ if is_local => {}
+            _ => self.is_opaque = true,
+        }
+    }
+}
+
+fn is_path(name: &[Token]) -> bool {
+    matches!(without_cast(name), [Token::Literal(name)] if name.eq_ignore_ascii_case("search_path"))
+}
+
+/// The schemas of a `search_path` in one text.
+#[must_use]
+pub fn path(text: &str) -> Option<Vec<String>> {
+    let tokens = Tokens { text: text.as_bytes(), at: 0 }.collect::<Vec<_>>();
+    let plain = |token: &Token| matches!(token, Token::Word(_) | Token::Name(_) | Token::Symbol(b','));
+    // `$user` is no word, but a name that is always quoted where it is shown.
+    if tokens.is_empty() { Some(Vec::new()) } else { tokens.iter().all(plain).then(|| values(&tokens)).flatten() }
+}
+
+/// A literal before its `::text`.
+fn without_cast(tokens: &[Token]) -> &[Token] {
+    match tokens {
+        [Token::Literal(_), Token::Symbol(b':'), Token::Symbol(b':'), Token::Word(_)] => &tokens[..1],
+        _ => tokens,
+    }
+}
+
+/// The arguments of a call, the tokens after the function's name given.
+fn arguments(tokens: &[Token]) -> Option<Vec<&[Token]>> {
+    let [Token::Symbol(b'('), tokens @ ..] = tokens else { return None };
+    let (mut arguments, mut from, mut depth) = (Vec::new(), 0, 0);
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            Token::Symbol(b'(' | b'[') => depth += 1,
+            Token::Symbol(b')') if depth == 0 => {
+                arguments.push(&tokens[from..at]);
+                return Some(arguments);
+            }
+            Token::Symbol(b')' | b']') => depth -= 1,
+            Token::Symbol(b',') if depth == 0 => {
+                arguments.push(&tokens[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn word_at(tokens: &[Token], at: usize) -> &str {
+    match tokens.get(at) {
+        Some(Token::Word(word)) => word,
+        _ => "",
+    }
+}
+
+/// A parameter's name and what follows it.
+fn name(tokens: &[Token]) -> Option<(String, &[Token])> {
+    let (Token::Word(first) | Token::Name(first)) = tokens.first()? else { return None };
+    let (mut name, mut rest) = (first.clone(), &tokens[1..]);
+    while let [Token::Symbol(b'.'), Token::Word(part) | Token::Name(part), after @ ..] = rest {
+        name = format!("{name}.{part}");
+        rest = after;
+    }
+    Some((name, rest))
+}
+
+/// `name = …` or `name TO …`.
+fn assigned(tokens: &[Token]) -> Option<(String, &[Token])> {
+    let (name, rest) = name(tokens)?;
+    match rest {
+        [Token::Symbol(b'='), value @ ..] if !value.is_empty() => Some((name, value)),
+        [Token::Word(to), value @ ..] if to == "to" && !value.is_empty() => Some((name, value)),
+        _ => None,
+    }
+}
+
+/// A list of plain values.
+fn values(tokens: &[Token]) -> Option<Vec<String>> {
+    let value = |tokens: &[Token]| match tokens {
+        [Token::Word(text) | Token::Name(text) | Token::Literal(text) | Token::Number(text)] => Some(text.clone()),
+        [Token::Symbol(b'-'), Token::Number(text)] => Some(format!("-{text}")),
+        _ => None,
+    };
+    tokens.split(|token| *token == Token::Symbol(b',')).map(value).collect()
+}
+
+/// The tokens of a text, comments and spaces left out.
+struct Tokens<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl Iterator for Tokens<'_> {
+    type Item = Token;
+
+    fn next(&mut self) -> Option<Token> {
+        self.skip_space();
+        let rest = &self.text[self.at..];
+        let first = *rest.first()?;
+        let (length, token) = match first {
+            b'\'' => quoted(rest, b'\'').map_or((rest.len(), Token::Odd), |(n, text)| (n, Token::Literal(text))),
+            b'"' => quoted(rest, b'"').map_or((rest.len(), Token::Odd), |(n, text)| (n, Token::Name(text))),
+            b'$' => dollar(rest),
+            b'0'..=b'9' => {
+                let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_')).count();
+                (length, Token::Number(String::from_utf8_lossy(&rest[..length]).into_owned()))
+            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => word(rest),
+            symbol => (1, Token::Symbol(symbol)),
+        };
+        self.at += length;
+        Some(token)
+    }
+}
+
+impl Tokens<'_> {
+    fn skip_space(&mut self) {
+        loop {
+            let rest = &self.text[self.at..];
+            self.at += match rest {
+                [b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, ..] => 1,
+                [b'-', b'-', ..] => memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()),
+                [b'/', b'*', ..] => block_comment(rest),
+                _ => return,
+            };
+        }
+    }
+}
+
+/// The length of a block comment, which may hold others.
+fn block_comment(text: &[u8]) -> usize {
+    let (mut depth, mut at) = (0usize, 0);
+    while at < text.len() {
+        match &text[at..] {
+            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
+            [b'*', b'/', ..] if depth == 1 => return at + 2,
+            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+fn word(text: &[u8]) -> (usize, Token) {
+    let part = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$') || *b >= 0x80;
+    let length = text.iter().take_while(|b| part(b)).count();
+    let prefix = &text[..length];
+    match text.get(length) {
+        // A string with escapes: plain if there are none.
+        Some(b'\'') if prefix.eq_ignore_ascii_case(b"e") => match quoted(&text[length..], b'\'') {
+            Some((n, literal)) if !text[length..length + n].contains(&b'\\') => (length + n, Token::Literal(literal)),
+            _ => (text.len(), Token::Odd),
+        },
+        // Bits, national characters, code points.
+        Some(b'\'') => (text.len(), Token::Odd),
+        Some(b'&') if prefix.eq_ignore_ascii_case(b"u") => (text.len(), Token::Odd),
+        _ => match std::str::from_utf8(prefix) {
+            Ok(word) => (length, Token::Word(word.to_ascii_lowercase())),
+            Err(_) => (length, Token::Odd),
+        },
+    }
+}
+
+/// A string or name in quotes, doubled ones made single; its length in the text.
+fn quoted(text: &[u8], quote: u8) -> Option<(usize, String)> {
+    let (mut content, mut at) = (Vec::new(), 1);
+    loop {
+        let end = at + memchr::memchr(quote, &text[at..])?;
+        content.extend_from_slice(&text[at..end]);
+        if text.get(end + 1) != Some(&quote) {
+            return Some((end + 1, String::from_utf8(content).ok()?));
+        }
+        content.push(quote);
+        at = end + 2;
+    }
+}
+
+/// `$1`, or a string in dollar quotes.
+fn dollar(text: &[u8]) -> (usize, Token) {
+    let tag = text[1..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_' || **b >= 0x80).count();
+    if text.get(1 + tag) != Some(&b'$') {
+        return (1 + tag, Token::Odd);
+    }
+    let quote = &text[..tag + 2];
+    match memchr::memmem::find(&text[quote.len()..], quote) {
+        Some(end) => match std::str::from_utf8(&text[quote.len()..quote.len() + end]) {
+            Ok(content) => (2 * quote.len() + end, Token::Literal(content.to_owned())),
+            Err(_) => (2 * quote.len() + end, Token::Odd),
+        },
+        None => (text.len(), Token::Odd),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A short form: `name=value|value`, `name~` for a local one, `name!` for a reset, `*` for all, `?` for opaque.
+    fn of(text: &str) -> String {
+        let found = parameters_of(text.as_bytes());
+        let value = |values: &Option<Vec<String>>| values.as_ref().map_or("?".to_owned(), |values| values.join("|"));
+        let mut short: Vec<String> = found
+            .touched
+            .iter()
+            .map(|touch| match &touch.how {
+                How::Set(values) => format!("{}={}", touch.name, value(values)),
+                How::Local(values) => format!("{}~{}", touch.name, value(values)),
+                How::Reset => format!("{}!", touch.name),
+            })
+            .collect();
+        short.extend(found.resets_all.then(|| "*".to_owned()));
+        short.extend(found.is_opaque.then(|| "?".to_owned()));
+        short.join(" ")
+    }
+
+    #[test]
+    fn every_form_of_set_and_reset_names_its_parameter() {
+        for (text, expected) in [
+            ("SET search_path = a, \"B c\", 'd'", "search_path=a|B c|d"),
+            ("set Session /* x */ work_mem TO '4MB'; SELECT 1", "work_mem=4MB"),
+            ("SET x.y = -1", "x.y=-1"),
+            ("SET \"X\".y TO on", "x.y=on"),
+            ("SET statement_timeout TO DEFAULT", "statement_timeout!"),
+            ("SET TIME ZONE 'UTC'", "timezone=UTC"),
+            ("SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE", "timezone=?"),
+            ("SET TIME ZONE LOCAL", "timezone!"),
+            ("SET NAMES 'LATIN1'", "client_encoding=LATIN1"),
+            ("SET SCHEMA 'a'", "search_path=a"),
+            ("SET ROLE bob", "role=bob"),
+            ("SET role TO bob", "role=bob"),
+            ("SET ROLE NONE", "role=none"),
+            ("SET LOCAL a.b = 'c'", "a.b~c"),
+            (
+                "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+                "default_transaction_isolation=? default_transaction_read_only=? default_transaction_deferrable=?",
+            ),
+            ("SET TRANSACTION READ ONLY; SET CONSTRAINTS ALL DEFERRED", ""),
+            ("RESET ALL", "*"),
+            ("RESET a.b; RESET TIME ZONE; RESET ROLE", "a.b! timezone! role!"),
+            ("SELECT set_config('a.b', $1, false)", "a.b=?"),
+            ("SELECT pg_catalog.set_config('a.B'::text, f(1, 2), true), set_config('c', $$d$$, false)", "a.b~? c=d"),
+            ("SELECT set_config($1, $2, true)", ""),
+            ("SELECT 'set_config', $x$ set_config($1) $x$ -- set_config(1)\n", ""),
+        ] {
+            assert_eq!(of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_a_list_of_names() {
+        let list = |text| path(text).map(|names| names.join("|"));
+        assert_eq!(list("\"$user\", public").as_deref(), Some("$user|public"));
+        assert_eq!(list("A, \"B c\"").as_deref(), Some("a|B c"));
+        assert_eq!(list("").as_deref(), Some(""));
+        assert_eq!(list("a;b"), None);
+        assert_eq!(list("a b"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_opaque() {
+        for text in [
+            "SELECT set_config($1, $2, false)",
+            "SELECT set_config(name, setting, $1) FROM t",
+            "SELECT set_config",
+            "SET SESSION AUTHORIZATION bob",
+            "SET seed TO 0.5",
+            "SET U&\"a\" = 1",
+            "SET a",
+            "SET \"a b\" = 1",
+            "RESET",
+        ] {
+            assert!(of(text).contains('?'), "{text}: {}", of(text));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_to_the_end(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parameters_of(&bytes);
+        }
+
+        #[test]
+        fn texts_of_the_grammars_own_pieces_are_read_to_the_end(
+            text in "(SET|RESET|set_config|LOCAL|SESSION|ROLE|TIME|ZONE|[a-c.'\"$(),;=/*-]| ){0,20}"
+        ) {
+            let _ = parameters_of(text.as_bytes());
+        }
+    }
+}

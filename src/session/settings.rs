@@ -1,0 +1,258 @@
+//! The session parameters that a client has set, carried with it from one server connection to the next.
+//!
+//! What they are is never worked out from statement texts: these only tell which parameters may have changed. The server is asked
+//! for their values when the transaction is over, so that rollback, savepoints, functions and errors need no rules here.
+
+use crate::protocol::{How, Parameters};
+
+/// Most parameters carried for one client.
+const CARRIED_MAX: usize = 32;
+/// Bytes of their names and values.
+const CARRIED_BYTES_MAX: usize = 4 * 1024;
+/// Most parameters that may have changed in one transaction and still be asked about.
+const TOUCHED_MAX: usize = 64;
+/// It counts bytes in this client's encoding, so that nothing but ASCII can go with it.
+const ENCODING: &str = "client_encoding";
+/// It decides what the others may be set to.
+const ROLE: &str = "role";
+
+/// A parameter that may have changed.
+struct Touched {
+    name: String,
+    /// Statements set it, or the server reported it.
+    is_set: bool,
+    /// Statements reset it.
+    is_reset: bool,
+}
+
+/// What came of the server's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// The client carries what it carried before.
+    Same,
+    /// It carries something else from now on.
+    Changed,
+    /// What it has set cannot be carried.
+    Uncarriable,
+}
+
+/// One client's parameters.
+#[derive(Default)]
+pub(super) struct Settings {
+    carried: Vec<(String, String)>,
+    touched: Vec<Touched>,
+    /// Those that the server is being asked about; what is touched meanwhile is asked about later.
+    asked: Vec<Touched>,
+    /// More was touched than is remembered.
+    is_overfull: bool,
+}
+
+impl Settings {
+    /// What has to be set on every connection that the client gets, in the order in which it can be.
+    pub(super) fn carried(&self) -> &[(String, String)] {
+        &self.carried
+    }
+
+    /// The value that is carried.
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.carried.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Carries a parameter no more.
+    pub(super) fn drop(&mut self, name: &str) {
+        self.carried.retain(|(known, _)| known != name);
+    }
+
+    /// Notes what a statement may change.
+    pub(super) fn touch(&mut self, parameters: &Parameters) {
+        for touch in &parameters.touched {
+            match touch.how {
+                How::Set(_) => self.note(&touch.name, true),
+                How::Reset => self.note(&touch.name, false),
+                How::Local(_) => {}
+            }
+        }
+        if parameters.resets_all {
+            let names: Vec<_> = self.carried.iter().map(|(name, _)| name.clone()).collect();
+            // RESET ALL leaves the role as it is.
+            names.iter().filter(|name| *name != ROLE).for_each(|name| self.note(name, false));
+        }
+    }
+
+    /// Notes a parameter that the server reports.
+    pub(super) fn reported(&mut self, name: &str) {
+        let name = name.to_ascii_lowercase();
+        if !self.touched.iter().any(|touched| touched.name == name) {
+            self.note(&name, true);
+        }
+    }
+
+    fn note(&mut self, name: &str, sets: bool) {
+        if let Some(touched) = self.touched.iter_mut().find(|touched| touched.name == name) {
+            touched.is_set |= sets;
+            touched.is_reset |= !sets;
+        } else if self.touched.len() < TOUCHED_MAX {
+            self.touched.push(Touched { name: name.to_owned(), is_set: sets, is_reset: !sets });
+        } else {
+            self.is_overfull = true;
+        }
+    }
+
+    /// Nothing may have changed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.touched.is_empty() && self.asked.is_empty()
+    }
+
+    /// The server is asked about everything that was touched.
+    pub(super) fn ask(&mut self) {
+        self.asked = std::mem::take(&mut self.touched);
+    }
+
+    /// It gave no answer.
+    pub(super) fn unanswered(&mut self) {
+        for touched in std::mem::take(&mut self.asked) {
+            if touched.is_set {
+                self.note(&touched.name, true);
+            }
+            if touched.is_reset {
+                self.note(&touched.name, false);
+            }
+        }
+    }
+
+    /// The messages that touched something reached no server.
+    pub(super) fn untouch(&mut self) {
+        self.touched.clear();
+        self.asked.clear();
+        self.is_overfull = false;
+    }
+
+    /// Everything went back to what it was at the start.
+    pub(super) fn discarded(&mut self) {
+        self.carried.clear();
+    }
+
+    /// The parameters to ask about; `reported` are those whose values are known.
+    pub(super) fn unknown<'a>(&'a self, reported: &'a [(String, String)]) -> impl Iterator<Item = &'a str> {
+        let known = |name: &str| reported.iter().any(|(reported, _)| reported.eq_ignore_ascii_case(name));
+        self.touched.iter().map(|touched| touched.name.as_str()).filter(move |name| !known(name))
+    }
+
+    /// Takes over the values that parameters have now; none for one that does not exist.
+    pub(super) fn settle(&mut self, value: impl Fn(&str) -> Option<String>) -> Settled {
+        if self.is_overfull {
+            self.unanswered();
+            return Settled::Uncarriable;
+        }
+        let mut carried = self.carried.clone();
+        for touched in &self.asked {
+            let old = carried.iter().position(|(name, _)| *name == touched.name);
+            let now = value(&touched.name);
+            // It was reset, and is not what it was: so it is what it was at the start.
+            let is_start = touched.is_reset && !touched.is_set && now.as_ref() != old.map(|old| &carried[old].1);
+            match (old, now) {
+                (Some(old), None) => _ = carried.remove(old),
+                (Some(old), Some(_)) if is_start => _ = carried.remove(old),
+                (Some(old), Some(now)) => carried[old].1 = now,
+                (None, Some(now)) if !is_start => carried.push((touched.name.clone(), now)),
+                (None, _) => {}
+            }
+        }
+        carried.sort_by_key(|(name, _)| name == ROLE);
+        if !can_be_carried(&carried) {
+            self.unanswered();
+            return Settled::Uncarriable;
+        }
+        self.asked.clear();
+        let settled = if carried == self.carried { Settled::Same } else { Settled::Changed };
+        self.carried = carried;
+        settled
+    }
+}
+
+fn can_be_carried(carried: &[(String, String)]) -> bool {
+    let bytes: usize = carried.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let has_encoding = carried.iter().any(|(name, _)| name == ENCODING);
+    let is_ascii = carried.iter().all(|(_, value)| value.is_ascii());
+    carried.len() <= CARRIED_MAX && bytes <= CARRIED_BYTES_MAX && (is_ascii || !has_encoding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::parameters_of;
+
+    /// Runs statements, then settles with these values.
+    fn after(settings: &mut Settings, statements: &str, values: &[(&str, &str)]) -> Settled {
+        settings.touch(&parameters_of(statements.as_bytes()));
+        let value = |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        settings.ask();
+        settings.settle(value)
+    }
+
+    fn shown(settings: &Settings) -> String {
+        settings.carried().iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_was_set_is_carried_as_the_server_shows_it() {
+        let mut settings = Settings::default();
+        assert_eq!(
+            after(&mut settings, "SET ROLE r; SET work_mem = 4096", &[("work_mem", "4MB"), ("role", "r")]),
+            Settled::Changed
+        );
+        assert_eq!(shown(&settings), "work_mem=4MB role=r");
+        assert_eq!(after(&mut settings, "SET work_mem = '4MB'", &[("work_mem", "4MB")]), Settled::Same);
+        assert_eq!(after(&mut settings, "SET work_mem = '8MB'", &[("work_mem", "4MB")]), Settled::Same, "rolled back");
+        assert!(settings.is_settled());
+    }
+
+    #[test]
+    fn what_was_reset_is_carried_no_more_unless_the_reset_was_rolled_back() {
+        let mut settings = Settings::default();
+        after(&mut settings, "SET a.b = 1; SET c.d = 2; SET ROLE r", &[("a.b", "1"), ("c.d", "2"), ("role", "r")]);
+        after(&mut settings, "RESET a.b", &[("a.b", "1")]);
+        assert_eq!(shown(&settings), "a.b=1 c.d=2 role=r");
+        after(&mut settings, "RESET a.b", &[("a.b", "")]);
+        assert_eq!(shown(&settings), "c.d=2 role=r");
+        after(&mut settings, "SET c.d TO DEFAULT; SET c.d = 3", &[("c.d", "3")]);
+        assert_eq!(shown(&settings), "c.d=3 role=r");
+        after(&mut settings, "RESET ALL", &[("c.d", "")]);
+        assert_eq!(shown(&settings), "role=r");
+    }
+
+    #[test]
+    fn what_is_touched_while_the_server_is_asked_is_asked_about_later() {
+        let mut settings = Settings::default();
+        settings.touch(&parameters_of(b"SET a.b = 1"));
+        settings.ask();
+        settings.touch(&parameters_of(b"SET a.b = 2"));
+        settings.settle(|_| Some("1".to_owned()));
+        assert!(!settings.is_settled());
+        settings.ask();
+        settings.unanswered();
+        assert_eq!(settings.unknown(&[]).collect::<Vec<_>>(), ["a.b"]);
+    }
+
+    #[test]
+    fn what_is_known_by_report_is_not_asked() {
+        let mut settings = Settings::default();
+        settings.touch(&parameters_of(b"SET timezone = 'UTC'; SET a.b = 1"));
+        settings.reported("TimeZone");
+        let reported = [("TimeZone".to_owned(), "UTC".to_owned())];
+        assert_eq!(settings.unknown(&reported).collect::<Vec<_>>(), ["a.b"]);
+    }
+
+    #[test]
+    fn too_much_and_what_two_encodings_would_spell_differently_is_not_carried() {
+        let mut settings = Settings::default();
+        let long = "x".repeat(CARRIED_BYTES_MAX);
+        assert_eq!(after(&mut settings, "SET a.b = 1", &[("a.b", &long)]), Settled::Uncarriable);
+        settings.untouch();
+        let values = [("client_encoding", "LATIN1"), ("a.b", "é")];
+        assert_eq!(after(&mut settings, "SET a.b = 1; SET NAMES 'LATIN1'", &values), Settled::Uncarriable);
+        settings.untouch();
+        let many: String = (0..=TOUCHED_MAX).map(|n| format!("RESET a.b{n};")).collect();
+        assert_eq!(after(&mut settings, &many, &[]), Settled::Uncarriable);
+    }
+}

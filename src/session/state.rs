@@ -1,0 +1,321 @@
+//! What a client may have left on its server connection, and what it may not leave there.
+
+use std::rc::Rc;
+
+use super::settings::Settings;
+use crate::protocol::{Effects, How, Parameters, Refusal, parameters_of};
+
+/// How a temporary table is made that is gone by itself.
+const ON_COMMIT_DROP: &[u8] = b"on commit drop";
+
+/// What a statement may leave behind.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Left {
+    effects: Effects,
+    parameters: Parameters,
+    drops_itself: bool,
+}
+
+impl Left {
+    /// Reads a text in which a first scan saw something; nothing if it is harmless after all.
+    pub(super) fn of(found: Effects, text: &[u8]) -> Option<Box<Self>> {
+        (!found.is_empty()).then(|| Self::read(found, text)).flatten()
+    }
+
+    #[cold]
+    fn read(found: Effects, text: &[u8]) -> Option<Box<Self>> {
+        let mut left = Self { effects: found, ..Self::default() };
+        if found.has(Effects::PARAMETER) || found.has(Effects::LOCAL_PARAMETER) {
+            left.parameters = parameters_of(text);
+            left.effects.remove(Effects::PARAMETER);
+            left.effects.remove(Effects::LOCAL_PARAMETER);
+            if left.parameters.is_opaque {
+                left.effects.insert(Effects::OPAQUE_PARAMETER);
+            }
+            let lasts = |how: &How| !matches!(how, How::Local(_));
+            if left.parameters.resets_all || left.parameters.touched.iter().any(|touch| lasts(&touch.how)) {
+                left.effects.insert(Effects::PARAMETER);
+            }
+        }
+        left.drops_itself = found.has(Effects::TEMPORARY)
+            && text.windows(ON_COMMIT_DROP.len()).any(|part| part.eq_ignore_ascii_case(ON_COMMIT_DROP));
+        let is_nothing = left.effects.is_empty() && left.parameters.touched.is_empty();
+        (!is_nothing).then(|| Box::new(left))
+    }
+
+    /// Of a text too long to be read closely.
+    pub(super) fn of_long(found: Effects) -> Option<Box<Self>> {
+        let mut effects = found.without(Effects::LOCAL_PARAMETER);
+        if effects.has(Effects::PARAMETER) {
+            effects.remove(Effects::PARAMETER);
+            effects.insert(Effects::OPAQUE_PARAMETER);
+        }
+        (!effects.is_empty()).then(|| Box::new(Self { effects, ..Self::default() }))
+    }
+}
+
+/// What a place lets its clients do.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    /// The connection stays from login to logout anyway.
+    pub(super) session_mode: bool,
+    /// What would keep a connection is refused.
+    pub(super) refuses_pins: bool,
+    /// On a connection that serves other tenants, too.
+    pub(super) shared: Option<SharedRules>,
+}
+
+/// What keeps one tenant's mistakes out of another's place.
+#[derive(Debug)]
+pub(crate) struct SharedRules {
+    /// Where its `search_path` may lead.
+    pub(super) schemas: Vec<String>,
+    /// Parameters that say whose the connection is.
+    pub(super) parameters: Vec<String>,
+    /// Parameters that are set at every hand-over, and again when the client resets them.
+    pub(super) asserted: Vec<String>,
+}
+
+impl SharedRules {
+    /// Whether a path leads nowhere but where the tenant may go.
+    pub(super) fn allows_path(&self, path: &[String]) -> bool {
+        path.iter().all(|schema| self.schemas.contains(schema))
+    }
+}
+
+/// One client's leavings.
+pub(super) struct State {
+    /// Why its connection cannot be given back.
+    effects: Effects,
+    /// Those that its settings bring, from login to logout.
+    standing: Effects,
+    /// Those that were counted as reasons for a pin.
+    counted: Effects,
+    /// Something came or may have gone since the server was last asked.
+    is_in_doubt: bool,
+    /// What came since then.
+    noted: Effects,
+    /// It reset something that is part of what it gets with every connection.
+    resets_asserted: bool,
+    pub(super) settings: Settings,
+    rules: Rc<Rules>,
+}
+
+impl State {
+    /// That of a client that has done nothing yet.
+    pub(super) fn new(standing: Effects, rules: Rc<Rules>) -> Self {
+        Self {
+            effects: standing,
+            standing,
+            counted: Effects::NONE,
+            is_in_doubt: false,
+            noted: Effects::NONE,
+            resets_asserted: false,
+            settings: Settings::default(),
+            rules,
+        }
+    }
+
+    /// Notes what a statement that goes to the server may leave there.
+    pub(super) fn leaves(&mut self, left: Option<&Left>) {
+        let Some(left) = left else { return };
+        self.is_in_doubt = true;
+        self.insert(left.effects.without(Effects::RELEASE));
+        self.settings.touch(&left.parameters);
+        if let Some(shared) = &self.rules.shared {
+            let resets = |name: &String| {
+                left.parameters.touched.iter().any(|touch| touch.name == *name && touch.how == How::Reset)
+            };
+            self.resets_asserted |= shared.asserted.iter().any(resets);
+        }
+    }
+
+    /// Whether a statement may not go to the server at all.
+    pub(super) fn refuses(&self, left: Option<&Left>) -> Option<Refusal> {
+        let left = left?;
+        if let Some(shared) = &self.rules.shared {
+            for touch in &left.parameters.touched {
+                if shared.parameters.contains(&touch.name) || touch.name.starts_with("pgtenant.") {
+                    return Some(Refusal::TenantParameter);
+                }
+                if let (true, How::Set(Some(path)) | How::Local(Some(path))) = (touch.name == "search_path", &touch.how)
+                    && !shared.allows_path(path)
+                {
+                    return Some(Refusal::OtherSchema);
+                }
+            }
+        }
+        if !self.rules.refuses_pins || self.rules.session_mode {
+            return None;
+        }
+        let mut pins = left.effects.without(Effects::RELEASE).without(Effects::PARAMETER);
+        if left.drops_itself {
+            pins.remove(Effects::TEMPORARY);
+        }
+        (!pins.is_empty()).then_some(Refusal::Pin(pins))
+    }
+
+    /// Notes a state that the protocol shows.
+    pub(super) fn insert(&mut self, effect: Effects) {
+        self.effects.insert(effect);
+        self.noted.insert(effect);
+    }
+
+    /// It is gone.
+    pub(super) fn remove(&mut self, effect: Effects) {
+        self.effects.remove(effect);
+    }
+
+    /// A parameter changed, as the server reports.
+    pub(super) fn reported(&mut self, name: &str, value: &str) {
+        if self.rules.session_mode {
+            return;
+        }
+        self.insert(Effects::PARAMETER);
+        self.settings.reported(name);
+        self.is_in_doubt = true;
+        if is_unreadable(name, value) {
+            self.insert(Effects::UNREADABLE);
+        }
+    }
+
+    /// DISCARD ALL was done. `is_last`: nothing was sent after it.
+    pub(super) fn discarded(&mut self, is_last: bool) {
+        self.settings.discarded();
+        if is_last {
+            self.settings.untouch();
+            let standing = self.standing;
+            self.effects.remove(Effects::DISCARDED);
+            self.effects.insert(standing);
+        }
+    }
+
+    /// What was sent has reached no server.
+    pub(super) fn unsent(&mut self) {
+        self.effects = self.standing;
+        self.settings.untouch();
+    }
+
+    /// Nothing keeps the connection, and nothing has to be asked first.
+    pub(super) fn is_clean(&self) -> bool {
+        self.effects.is_empty() && self.settings.is_settled()
+    }
+
+    pub(super) fn effects(&self) -> Effects {
+        self.effects
+    }
+
+    /// Whether asking the server may show that nothing keeps the connection.
+    pub(super) fn is_worth_asking(&self) -> bool {
+        self.is_in_doubt && Effects::ASKABLE.has_all(self.effects)
+    }
+
+    /// The server is asked.
+    pub(super) fn asks(&mut self) {
+        self.is_in_doubt = false;
+        self.noted = Effects::NONE;
+        self.settings.ask();
+    }
+
+    /// These were not there when the server answered.
+    pub(super) fn gone(&mut self, effects: Effects) {
+        self.effects.remove(effects.without(self.noted));
+    }
+
+    /// Whether what every connection is given has been taken away by the client since this was last asked.
+    pub(super) fn take_resets_asserted(&mut self) -> bool {
+        std::mem::take(&mut self.resets_asserted)
+    }
+
+    /// The reasons for a pin that were not counted yet.
+    pub(super) fn take_uncounted(&mut self) -> Effects {
+        let new = self.effects.without(self.counted);
+        self.counted.insert(new);
+        new
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+}
+
+/// Whether texts can no longer be scanned reliably when a parameter has this value: old string syntax, or an encoding in which
+/// a quote or backslash may be the second byte of a character.
+pub(super) fn is_unreadable(name: &str, value: &str) -> bool {
+    const UNSAFE: [&str; 12] =
+        ["sjis", "big5", "gbk", "gb18030", "uhc", "johab", "shift", "mskanji", "win93", "win94", "win95", "windows9"];
+    match name {
+        "standard_conforming_strings" => !matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1"),
+        "client_encoding" => {
+            let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+            let plain = plain.to_ascii_lowercase();
+            UNSAFE.iter().any(|name| plain.contains(name))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::effects_of;
+
+    fn left(text: &str) -> Option<Box<Left>> {
+        Left::of(effects_of(text.as_bytes()), text.as_bytes())
+    }
+
+    fn state(refuses_pins: bool) -> State {
+        let shared = SharedRules {
+            schemas: vec!["acme".to_owned(), "public".to_owned()],
+            parameters: vec!["app.tenant".to_owned()],
+            asserted: vec!["search_path".to_owned()],
+        };
+        let rules = Rules { session_mode: false, refuses_pins, shared: Some(shared) };
+        State::new(Effects::NONE, Rc::new(rules))
+    }
+
+    #[test]
+    fn what_ends_with_the_transaction_leaves_nothing() {
+        for text in ["SELECT set_config('a.b', 'c', true)", "SELECT 1", "SET LOCAL a.b = 1"] {
+            let mut state = state(true);
+            assert_eq!(state.refuses(left(text).as_deref()), None, "{text}");
+            state.leaves(left(text).as_deref());
+            assert!(state.is_clean(), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_tenants_schema_and_the_tenants_own_parameters_are_refused_on_shared_connections() {
+        let refused = |text: &str| state(false).refuses(left(text).as_deref());
+        for text in ["SET search_path = globex", "SET LOCAL search_path TO acme, globex", "SET SCHEMA 'globex'"] {
+            assert_eq!(refused(text), Some(Refusal::OtherSchema), "{text}");
+        }
+        assert_eq!(refused("SELECT set_config('search_path', 'acme, \"globex\"', true)"), Some(Refusal::OtherSchema));
+        for text in ["SET app.tenant = 'x'", "SELECT set_config('App.Tenant', $1, true)", "RESET pgtenant.tenant_id"] {
+            assert_eq!(refused(text), Some(Refusal::TenantParameter), "{text}");
+        }
+        for text in ["SET search_path = acme, public", "SELECT set_config('search_path', 'public', false)"] {
+            assert_eq!(refused(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn where_pins_are_refused_what_would_pin_is_named() {
+        let refused = |text: &str| state(true).refuses(left(text).as_deref());
+        assert_eq!(refused("LISTEN a"), Some(Refusal::Pin(Effects::LISTEN)));
+        assert_eq!(refused("CREATE TEMP TABLE t ()"), Some(Refusal::Pin(Effects::TEMPORARY)));
+        assert_eq!(refused("CREATE TEMP TABLE t () ON COMMIT DROP"), None);
+        assert_eq!(refused("SET work_mem = '4MB'"), None);
+        assert_eq!(refused("UNLISTEN *"), None);
+    }
+
+    #[test]
+    fn resetting_what_every_connection_is_given_is_noticed() {
+        for text in ["SET search_path TO DEFAULT", "RESET search_path"] {
+            let mut state = state(false);
+            state.leaves(left(text).as_deref());
+            assert!(state.take_resets_asserted(), "{text}");
+            assert!(!state.take_resets_asserted());
+        }
+    }
+}
