@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::config::SslMode as Ssl;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, Transaction};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -12,13 +13,20 @@ use super::error::Error;
 use crate::auth::{Credentials, Part, SecretRef};
 use crate::fault;
 use crate::net::tls;
-use crate::tenant::{Server, ServerName, SslMode};
+use crate::tenant::{Server, ServerName, SslMode, quote_literal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a statement of ours waits for a lock on an object.
+const LOCK_TIMEOUT: &str = "30s";
 /// How often a step is tried when others change the same catalog rows at the same moment.
 pub(crate) const ATTEMPTS_MAX: u32 = 12;
 /// Upper bound of the pause before the second attempt; doubles with each, up to a second.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long to wait for one's turn at a time. A wait holds a snapshot, for whose end a `CREATE INDEX CONCURRENTLY` of whoever has the turn may be
+/// waiting: it must be over before PostgreSQL looks for deadlocks (`deadlock_timeout`, one second unless set).
+const TURN_LOOK: &str = "500ms";
+/// How long to wait for one's turn in all: a migration of a large place takes its time.
+pub(crate) const TURN_WAIT: Duration = Duration::from_secs(1800);
 
 /// The credentials with which objects are made on a server.
 ///
@@ -66,9 +74,18 @@ impl Connection {
 
     /// Sets what the statements here rely on, whatever roles, databases or a migration have set before.
     pub(crate) async fn settle(&self) -> Result<(), Error> {
-        let settings = "RESET ROLE; RESET ALL; SET search_path = pg_catalog; SET client_min_messages = warning; \
-                        SET statement_timeout = 0; SET lock_timeout = '30s'; SET idle_in_transaction_session_timeout = 0";
-        self.client.batch_execute(settings).await.map_err(|source| self.failed("prepare the connection", source))
+        let settings = format!(
+            "RESET ROLE; RESET ALL; SET search_path = pg_catalog; SET client_min_messages = warning; \
+             SET statement_timeout = 0; SET lock_timeout = '{LOCK_TIMEOUT}'; SET idle_in_transaction_session_timeout = 0"
+        );
+        self.client.batch_execute(&settings).await.map_err(|source| self.failed("prepare the connection", source))
+    }
+
+    /// Makes the connection as good as new, turns given up.
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        let discarded = self.client.batch_execute("DISCARD ALL").await;
+        discarded.map_err(|source| self.failed("clear the connection", source))?;
+        self.settle().await
     }
 
     /// The server.
@@ -82,14 +99,34 @@ impl Connection {
         Error::Sql { doing, server: self.server.name.clone(), source }
     }
 
-    /// Begins a step, one at a time for all that hold the same `lock` word. See [`in_step`].
+    /// Begins a step, one at a time for all that hold the same `lock` word; [`Error::Busy`] when another has it. See [`in_step`].
     pub(crate) async fn begin(&mut self, doing: &'static str, lock: &str) -> Result<Step<'_>, Error> {
         let server = self.server.name.clone();
         let transaction = self.client.transaction().await;
         let transaction = transaction.map_err(|source| Error::Sql { doing, server: server.clone(), source })?;
         let step = Step { transaction, server, doing };
-        step.query("SELECT pg_advisory_xact_lock(hashtextextended('pgtenant:' || $1, 0))", &[&lock]).await?;
+        let key = lock_key(lock);
+        step.run(&format!(
+            "SET LOCAL lock_timeout = '{TURN_LOOK}'; SELECT pg_advisory_xact_lock({key}); SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+        ))
+        .await
+        .map_err(|error| busy(error, lock))?;
         Ok(step)
+    }
+
+    /// Takes the turn of a `lock` word until [`Connection::renew`] or the connection's end.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another has it for too long.
+    pub(crate) async fn take_turn(&self, doing: &'static str, lock: &str) -> Result<(), Error> {
+        let began = Instant::now();
+        let take = format!("SET lock_timeout = '{TURN_LOOK}'; SELECT pg_advisory_lock({})", lock_key(lock));
+        loop {
+            match self.client.batch_execute(&take).await.map_err(|source| busy(self.failed(doing, source), lock)) {
+                Err(Error::Busy { .. }) if began.elapsed() < TURN_WAIT => {}
+                done => return done,
+            }
+        }
     }
 }
 
@@ -97,6 +134,7 @@ impl Connection {
 /// The work must be repeatable. A macro and not a function, since an async closure's future is not known to be `Send`.
 macro_rules! in_step {
     ($connection:expr, $doing:expr, $lock:expr, |$step:ident| $work:expr) => {{
+        let began = std::time::Instant::now();
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -108,6 +146,11 @@ macro_rules! in_step {
                 Err(error) => Err(error),
             };
             match done {
+                Err($crate::control::error::Error::Busy { .. })
+                    if began.elapsed() < $crate::control::connection::TURN_WAIT =>
+                {
+                    attempt -= 1;
+                }
                 Err(error) if attempt < $crate::control::connection::ATTEMPTS_MAX && error.is_transient() => {
                     tracing::debug!(doing = $doing, attempt, %error, "collided with another session; trying again");
                     $crate::control::connection::pause(attempt).await;
@@ -162,6 +205,21 @@ impl Step<'_> {
 
     pub(crate) fn failed(&self, source: tokio_postgres::Error) -> Error {
         Error::Sql { doing: self.doing, server: self.server.clone(), source }
+    }
+}
+
+/// The number of a lock word, as PostgreSQL computes it.
+fn lock_key(lock: &str) -> String {
+    format!("pg_catalog.hashtextextended({}, 0)", quote_literal(&format!("pgtenant:{lock}")))
+}
+
+/// A wait for one's turn that came to nothing is no failure of a statement.
+fn busy(error: Error, lock: &str) -> Error {
+    match error {
+        Error::Sql { doing, server, source } if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            Error::Busy { doing, lock: lock.to_owned(), server }
+        }
+        error => error,
     }
 }
 

@@ -8,10 +8,13 @@ use super::place::Place;
 use crate::fault;
 use crate::tenant::{Isolation, quote_ident, quote_literal};
 
-/// pgtenant's own schema in a database that holds tenants.
-const BOOKKEEPING: &str = include_str!("../../migrations/server/0001_bookkeeping.sql");
-/// The mark that the script leaves on the schema.
-const BOOKKEEPING_MARK: &str = "pgtenant:bookkeeping:1";
+/// What makes pgtenant's own schema in a database that holds tenants, in this order. Each script leaves its number on the schema.
+const BOOKKEEPING: [&str; 2] = [
+    include_str!("../../migrations/server/0001_bookkeeping.sql"),
+    include_str!("../../migrations/server/0002_migrations.sql"),
+];
+/// The mark on the schema, before the number.
+const BOOKKEEPING_MARK: &str = "pgtenant:bookkeeping:";
 
 /// Makes the place's database, or finds it made; a database that a tenant has alone must be ours.
 pub(super) async fn ensure(connection: &mut Connection, place: &Place) -> Result<(), Error> {
@@ -103,26 +106,40 @@ pub(super) async fn allow(step: &Step<'_>, place: &Place, role: &str) -> Result<
 
 /// Gives the connected database pgtenant's schema, and takes the making of objects in `public` from everyone.
 pub(super) async fn keep_books(connection: &mut Connection) -> Result<(), Error> {
-    in_step!(connection, "keep books in the database", "bookkeeping", |step| open_books(&step))
+    open_books(connection).await?;
+    in_step!(connection, "close schema public to others", BOOKS, |step| close_public(&step))
 }
 
-async fn open_books(step: &Step<'_>) -> Result<(), Error> {
+/// Gives the connected database pgtenant's schema, or completes the one that is there.
+pub(super) async fn open_books(connection: &mut Connection) -> Result<(), Error> {
+    in_step!(connection, "keep books in the database", BOOKS, |step| write_books(&step))
+}
+
+/// The word under which steps that change the bookkeeping wait for each other.
+const BOOKS: &str = "bookkeeping";
+
+async fn write_books(step: &Step<'_>) -> Result<(), Error> {
     let found = step
         .query("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'pgtenant'", &[])
         .await?;
-    match found.first() {
-        None => step.run(BOOKKEEPING).await?,
+    let done = match found.first() {
+        None => 0,
         Some(row) => {
             let mark: Option<String> = row.try_get(0).map_err(|source| step.failed(source))?;
-            if mark.as_deref() != Some(BOOKKEEPING_MARK) {
-                return Err(Error::Foreign {
-                    kind: "schema",
-                    name: "pgtenant".to_owned(),
-                    server: step.server.clone(),
-                });
-            }
+            let number = mark.as_deref().and_then(|mark| mark.strip_prefix(BOOKKEEPING_MARK)?.parse().ok());
+            let foreign =
+                || Error::Foreign { kind: "schema", name: "pgtenant".to_owned(), server: step.server.clone() };
+            number.ok_or_else(foreign)?
         }
+    };
+    let missing = BOOKKEEPING.get(done..).ok_or_else(|| Error::NewerBooks { server: step.server.clone() })?;
+    for script in missing {
+        step.run(script).await?;
     }
+    Ok(())
+}
+
+async fn close_public(step: &Step<'_>) -> Result<(), Error> {
     let open = "SELECT coalesce(bool_or(has_schema_privilege('public', oid, 'CREATE')), false) FROM pg_namespace \
                 WHERE nspname = 'public'";
     if step.value::<bool>(open, &[]).await? {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::script::ScriptError;
 use crate::auth::{Secret, SecretError};
 use crate::net::TlsError;
 use crate::registry::RegistryError;
@@ -257,6 +258,24 @@ pub enum Error {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// Someone else has been at work for too long.
+    #[error(
+        "{doing} on server {server}: another run is at work there (advisory lock \"{lock}\"); try again when it has ended"
+    )]
+    Busy {
+        /// What was to be done.
+        doing: &'static str,
+        /// The word that its work is locked by.
+        lock: String,
+        /// The server.
+        server: ServerName,
+    },
+    /// The bookkeeping of a database was written by a later version of this program.
+    #[error("a database on server {server} is kept by a newer pgtenant than this one; use that")]
+    NewerBooks {
+        /// The server.
+        server: ServerName,
+    },
     /// An object with this name was made by someone else.
     #[error(
         "{kind} \"{name}\" on server {server} is there already and does not belong to this tenant; rename or drop it, or choose another name"
@@ -318,6 +337,49 @@ pub enum Error {
         /// The other.
         second: String,
     },
+    /// A migration file's text is not as it must be.
+    #[error("migration {name}")]
+    MigrationText {
+        /// The file's name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: ScriptError,
+    },
+    /// A migration was applied and its file is gone.
+    #[error(
+        "migration {name} has been applied to {place} and is not in the module's directory; put the file back, or use the directory it came from"
+    )]
+    MigrationUnknown {
+        /// The name that its file had.
+        name: String,
+        /// Database and schema.
+        place: String,
+    },
+    /// A migration file came after one with a higher number had been applied.
+    #[error(
+        "migration {name} has not been applied to {place}, and the later {later} has; give the file a higher number, or allow it with --any-order"
+    )]
+    MigrationGap {
+        /// The file's name.
+        name: String,
+        /// The name of the last one applied.
+        later: String,
+        /// Database and schema.
+        place: String,
+    },
+    /// A migration file was changed while it was half done.
+    #[error(
+        "migration {name} was changed in its first statements, of which {done} have been run in {place}; undo that change and change what follows only"
+    )]
+    MigrationBegun {
+        /// The file's name.
+        name: String,
+        /// Database and schema.
+        place: String,
+        /// How many statements are done.
+        done: usize,
+    },
     /// A migration file was changed after it was applied.
     #[error(
         "migration file {name} was changed after it had been applied to {place}; undo the change and put it into a new file"
@@ -342,9 +404,7 @@ pub enum Error {
         source: tokio_postgres::Error,
     },
     /// A migration file ended the transaction it runs in.
-    #[error(
-        "migration {name} ends its own transaction; each file runs in one transaction, without BEGIN, COMMIT or ROLLBACK"
-    )]
+    #[error("migration {name} has ended its own transaction; what it did until then holds, and is not recorded")]
     MigrationTransaction {
         /// The file's name.
         name: String,
@@ -391,24 +451,37 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether a migration had to give way to someone else, and may be applied when it is tried again.
+    pub(crate) fn is_collision(&self) -> bool {
+        let (Self::Migration { source, .. } | Self::Sql { source, .. }) = self else { return false };
+        source.as_db_error().is_some_and(|error| {
+            let collisions =
+                [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+            collisions.contains(error.code()) || is_concurrent_change(error)
+        })
+    }
 }
 
 /// Collisions between sessions that make, grant or drop the same thing, all of which are over once the other has ended.
 pub(crate) fn is_transient(error: &DbError) -> bool {
-    let code = error.code();
-    if *code == SqlState::UNIQUE_VIOLATION {
-        return error.schema() == Some("pg_catalog");
+    is_concurrent_change(error)
+        || [
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::OBJECT_IN_USE,
+            SqlState::DUPLICATE_DATABASE,
+            SqlState::DUPLICATE_OBJECT,
+            SqlState::DUPLICATE_SCHEMA,
+        ]
+        .contains(error.code())
+}
+
+/// Two sessions changed the same row of a catalog.
+fn is_concurrent_change(error: &DbError) -> bool {
+    match *error.code() {
+        SqlState::UNIQUE_VIOLATION => error.schema() == Some("pg_catalog"),
+        SqlState::INTERNAL_ERROR => error.message().starts_with("tuple concurrently "),
+        _ => false,
     }
-    if *code == SqlState::INTERNAL_ERROR {
-        return error.message().starts_with("tuple concurrently ");
-    }
-    [
-        SqlState::T_R_DEADLOCK_DETECTED,
-        SqlState::T_R_SERIALIZATION_FAILURE,
-        SqlState::OBJECT_IN_USE,
-        SqlState::DUPLICATE_DATABASE,
-        SqlState::DUPLICATE_OBJECT,
-        SqlState::DUPLICATE_SCHEMA,
-    ]
-    .contains(code)
 }

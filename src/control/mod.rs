@@ -1,6 +1,7 @@
 //! The control plane: makes and changes tenants on real servers and in the registry.
 
 mod adopt;
+mod apply;
 mod connection;
 mod database;
 mod error;
@@ -15,11 +16,15 @@ mod provision;
 mod removal;
 mod roles;
 mod schema;
+mod script;
+mod statements;
 mod steps;
 mod subscribe;
 mod template;
 mod tenants;
+mod versions;
 
+pub use apply::ApplyConfig;
 pub use connection::{Connection, admin_credentials, app_credentials};
 pub use error::{Error, PatternError};
 pub use files::migrations_directory;
@@ -30,6 +35,7 @@ pub use order::{DEFAULT_LOGIN, Inventory, Overrides, check_module, default_login
 pub use pattern::Pattern;
 pub use place::{LoginRole, Place, TENANT_COLUMN};
 pub use provision::{Provisioned, SCRAM_ITERATIONS, check_admin, provision, verifier};
+pub use script::ScriptError;
 pub use steps::Steps;
 pub use subscribe::Subscription;
 pub use tenants::{Control, Created, NewTenant, chain, generate_password};

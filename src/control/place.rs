@@ -1,5 +1,6 @@
 //! A place to be made on a server, and the names and marks of the objects that make it up.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -108,6 +109,13 @@ impl Place {
             Some(schema) => format!("{}.{schema}", self.database),
             None => self.database.to_string(),
         }
+    }
+}
+
+/// Database and schema.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\".\"{}\"", self.database, self.schema_name())
     }
 }
 

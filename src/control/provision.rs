@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::apply::{ApplyConfig, Ground, apply};
 use super::connection::{Connection, Step, admin_credentials, app_credentials, in_step};
 use super::database;
 use super::error::Error;
@@ -39,10 +40,10 @@ pub async fn provision(place: &Place, steps: &mut Steps<'_>) -> Result<Provision
     steps.take("database", make_database(&mut connection, place, service)).await?;
     drop(connection);
     let mut connection = Connection::open(&place.server, &admin, place.database.as_str()).await?;
-    let grantees = grantees(place, service);
+    let grantees = Grantees::of(place, service.map(|service| service.user.as_str()));
     steps.take("schema", make_schema(&mut connection, place, service)).await?;
     steps.take("rights", grant(&mut connection, place, &grantees)).await?;
-    let migrations = steps.take("migrations", files::apply(&mut connection, place, &grantees)).await?;
+    let migrations = steps.take("migrations", migrate(&connection, place, &grantees)).await?;
     steps.take("verification", verify(&mut connection, place, &admin, service, &grantees)).await?;
     Ok(Provisioned { migrations })
 }
@@ -92,6 +93,16 @@ async fn grant(connection: &mut Connection, place: &Place, grantees: &Grantees) 
     in_step!(connection, "grant rights on the schema", &lock, |step| schema::grant(&step, place, grantees))
 }
 
+/// Applies what the module's directory has and the place has not; says how many files that were.
+async fn migrate(connection: &Connection, place: &Place, grantees: &Grantees) -> Result<usize, Error> {
+    let Some(directory) = &place.migrations else { return Ok(0) };
+    let files = files::read(directory)?;
+    let owner = place.owner();
+    let ground = Ground { place, owner: &owner, grantees };
+    let (progress, outcome) = apply(connection, &ground, &files, &ApplyConfig::default()).await;
+    outcome.map(|()| progress.applied)
+}
+
 async fn verify(
     connection: &mut Connection,
     place: &Place,
@@ -119,17 +130,6 @@ pub(super) async fn set_login(place: &Place, login: &LoginRole) -> Result<(), Er
 pub(super) async fn maintenance(place: &Place, admin: &Credentials) -> Result<Connection, Error> {
     let database = admin.database.as_deref().unwrap_or(MAINTENANCE_DATABASE);
     Connection::open(&place.server, admin, database).await
-}
-
-/// Who gets the rights on data.
-fn grantees(place: &Place, service: Option<&Credentials>) -> Grantees {
-    let data = match (service, &place.role) {
-        (Some(service), _) => vec![service.user.clone()],
-        (None, _) if place.isolation == Isolation::Shared => vec![place.rows()],
-        (None, Some(role)) => vec![role.to_string()],
-        (None, None) => Vec::new(),
-    };
-    Grantees { data }
 }
 
 async fn map_roles(step: &Step<'_>, place: &Place, service: Option<&Credentials>) -> Result<(), Error> {

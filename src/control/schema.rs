@@ -11,6 +11,19 @@ pub(super) struct Grantees {
     pub(super) data: Vec<String>,
 }
 
+impl Grantees {
+    /// Those of a place, by the `service` login where its pool is shared.
+    pub(super) fn of(place: &Place, service: Option<&str>) -> Self {
+        let data = match (service, &place.role) {
+            (Some(service), _) => vec![service.to_owned()],
+            (None, _) if place.isolation == Isolation::Shared => vec![place.rows()],
+            (None, Some(role)) => vec![role.to_string()],
+            (None, None) => Vec::new(),
+        };
+        Self { data }
+    }
+}
+
 /// Makes the place's schema, or finds it made.
 pub(super) async fn ensure(step: &Step<'_>, place: &Place) -> Result<(), Error> {
     let schema = place.schema_name();
@@ -59,43 +72,19 @@ async fn grant_rows(step: &Step<'_>, place: &Place, grantee: &str) -> Result<(),
     step.query("SELECT pgtenant.grant_rows($1::text::name, $2::text::name)", &[&schema, &grantee]).await.map(drop)
 }
 
-/// Everything in the tenant's own place: reading and writing of all relations, use of sequences.
+/// Everything in the tenant's own place, now and later: reading and writing of all relations, use of sequences. A tenant with a database of its
+/// own may have further schemas there, made by its migrations.
 async fn grant_all(step: &Step<'_>, place: &Place, grantee: &str) -> Result<(), Error> {
-    let to = quote_ident(grantee);
-    let owner = place.owner();
-    // A tenant with a database of its own may have further schemas there, made by its migrations.
-    let schemas = step
-        .query(
-            "SELECT nspname::text FROM pg_namespace WHERE nspname = $1 OR $2 AND nspowner = (SELECT oid FROM pg_roles WHERE rolname = $3)",
-            &[&place.schema_name(), &(place.isolation == Isolation::Database), &owner],
-        )
-        .await?;
-    let relations = step
-        .query(
-            "SELECT format('%I.%I', n.nspname, c.relname), c.relkind = 'S', n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relowner = (SELECT oid FROM pg_roles WHERE rolname = $1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') \
-               AND (n.nspname = $2 OR $3)",
-            &[&owner, &place.schema_name(), &(place.isolation == Isolation::Database)],
-        )
-        .await?;
-    let mut sql = String::new();
-    for row in &schemas {
-        let schema: String = row.try_get(0).map_err(|source| step.failed(source))?;
-        sql.push_str(&format!("GRANT USAGE ON SCHEMA {} TO {to}; ", quote_ident(&schema)));
-    }
-    for row in &relations {
-        let name: String = row.try_get(0).map_err(|source| step.failed(source))?;
-        let sequence: bool = row.try_get(1).map_err(|source| step.failed(source))?;
-        let (kind, rights) = if sequence { ("SEQUENCE ", SEQUENCE_RIGHTS) } else { ("", TABLE_RIGHTS) };
-        sql.push_str(&format!("GRANT {rights} ON {kind}{name} TO {to}; "));
-    }
+    let (to, owner) = (quote_ident(grantee), quote_ident(&place.owner()));
     let scope = match place.isolation {
         Isolation::Database => String::new(),
         Isolation::Schema | Isolation::Shared => format!(" IN SCHEMA {}", quote_ident(place.schema_name())),
     };
-    let defaults = format!("ALTER DEFAULT PRIVILEGES FOR ROLE {}{scope} GRANT", quote_ident(&owner));
+    let defaults = format!("ALTER DEFAULT PRIVILEGES FOR ROLE {owner}{scope} GRANT");
+    let mut sql = grant_data(place, &place.owner(), grantee);
     sql.push_str(&format!(
-        "{defaults} {TABLE_RIGHTS} ON TABLES TO {to}; {defaults} {SEQUENCE_RIGHTS} ON SEQUENCES TO {to}; "
+        "{defaults} SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON TABLES TO {to}; \
+         {defaults} USAGE, SELECT, UPDATE ON SEQUENCES TO {to}; "
     ));
     if place.isolation == Isolation::Database {
         sql.push_str(&format!("{defaults} USAGE ON SCHEMAS TO {to}; "));
@@ -103,16 +92,34 @@ async fn grant_all(step: &Step<'_>, place: &Place, grantee: &str) -> Result<(), 
     step.run(&sql).await
 }
 
-const TABLE_RIGHTS: &str = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE";
-const SEQUENCE_RIGHTS: &str = "USAGE, SELECT, UPDATE";
+fn grant_data(place: &Place, owner: &str, grantee: &str) -> String {
+    format!(
+        "SELECT pgtenant.grant_data({}, {}, {}, {}); ",
+        quote_literal(place.schema_name()),
+        quote_literal(owner),
+        quote_literal(grantee),
+        place.isolation == Isolation::Database
+    )
+}
+
+/// Statements that give the rights again after a migration: on common rows to all who have them, walls first; else to the grantees.
+pub(super) fn grant_again(place: &Place, owner: &str, grantees: &Grantees) -> String {
+    match place.isolation {
+        Isolation::Shared => format!(
+            "SELECT pgtenant.grant_rows_again({}, {}, {}); ",
+            quote_literal(place.schema_name()),
+            quote_literal(&place.tenant_column),
+            quote_literal(&place.rows())
+        ),
+        Isolation::Database | Isolation::Schema => {
+            grantees.data.iter().map(|grantee| grant_data(place, owner, grantee)).collect()
+        }
+    }
+}
 
 /// Checks that the place is what was asked for. PostgreSQL answers a GRANT or REVOKE without the right to it with a warning only.
 pub(super) async fn verify(step: &Step<'_>, place: &Place, grantees: &Grantees) -> Result<(), Error> {
-    let unsound = |what| Error::NotSound {
-        place: format!("\"{}\".\"{}\"", place.database, place.schema_name()),
-        server: step.server.clone(),
-        what,
-    };
+    let unsound = |what| Error::NotSound { place: place.to_string(), server: step.server.clone(), what };
     let database = place.database.as_str();
     let schema = place.schema_name();
     if step.value::<bool>("SELECT has_database_privilege('public', $1, 'CONNECT')", &[&database]).await? {

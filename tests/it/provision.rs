@@ -313,7 +313,7 @@ async fn a_migration_that_fails_changes_nothing_and_one_that_was_changed_is_refu
     module.migration("2_bad.sql", "CREATE TABLE u (n int)");
     assert_eq!(provision(&acme).await.unwrap().migrations, 1);
     module.migration("3_commit.sql", "CREATE TABLE v (n int); COMMIT; CREATE TABLE w (n int)");
-    assert!(matches!(provision(&acme).await, Err(Error::MigrationTransaction { .. })));
+    assert!(matches!(provision(&acme).await, Err(Error::MigrationText { .. })));
     std::fs::remove_file(module.files.path().join("3_commit.sql")).unwrap();
     module.migration("1_t.sql", "CREATE TABLE t (n bigint)");
     assert!(matches!(provision(&acme).await, Err(Error::MigrationChanged { .. })));
