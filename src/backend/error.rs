@@ -226,5 +226,5 @@ pub enum QueryError {
 
 /// The primary message of an ErrorResponse, for logs.
 fn message_of(raw: &Bytes) -> String {
-    super::fields::error_field(raw, b'M').map_or_else(String::new, |m| String::from_utf8_lossy(m).into_owned())
+    crate::protocol::error_field(raw, b'M').map_or_else(String::new, |m| String::from_utf8_lossy(m).into_owned())
 }

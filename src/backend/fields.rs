@@ -2,26 +2,10 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::protocol::{HEADER_BYTES, cstring};
+use crate::protocol::{cstring, error_field};
 
 /// Most parameters that a server may report.
 const PARAMETERS_MAX: usize = 256;
-
-/// A field of an ErrorResponse or NoticeResponse given with its header.
-pub(super) fn error_field(raw: &[u8], field: u8) -> Option<&[u8]> {
-    let mut rest = raw.get(HEADER_BYTES..)?;
-    loop {
-        let (code, after) = rest.split_first()?;
-        if *code == 0 {
-            return None;
-        }
-        let (value, after) = cstring(after)?;
-        if *code == field {
-            return Some(value);
-        }
-        rest = after;
-    }
-}
 
 /// The code of an ErrorResponse; none when it has none of five letters and digits, and is therefore nothing to pass on.
 pub(super) fn sqlstate_of(raw: &[u8]) -> Option<String> {

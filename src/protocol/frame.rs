@@ -68,6 +68,20 @@ pub fn cstring(body: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&body[..end], &body[end + 1..]))
 }
 
+/// A field of an ErrorResponse or NoticeResponse given with its header, as far as it is there.
+#[must_use]
+pub fn error_field(raw: &[u8], field: u8) -> Option<&[u8]> {
+    let mut rest = raw.get(HEADER_BYTES..)?;
+    loop {
+        let (code, after) = rest.split_first()?;
+        let (value, after) = if *code == 0 { return None } else { cstring(after)? };
+        if *code == field {
+            return Some(value);
+        }
+        rest = after;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

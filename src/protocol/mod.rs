@@ -10,9 +10,10 @@ mod report;
 mod sqlstate;
 mod startup;
 mod statement;
+mod tokens;
 
 pub use effects::Effects;
-pub use frame::{HEADER_BYTES, Header, LengthError, WHOLE_BYTES_MAX, check_frontend, cstring, header};
+pub use frame::{HEADER_BYTES, Header, LengthError, WHOLE_BYTES_MAX, check_frontend, cstring, error_field, header};
 pub use messages::{authentication_ok, backend_key_data, parameter_status, ready_for_query};
 pub use options::{OptionSetting, OptionsError, parse_options};
 pub use parameters::{How, Parameters, Touch, parameters_of, path};
@@ -24,3 +25,4 @@ pub use startup::{
     is_protocol_option, startup_length,
 };
 pub use statement::{StatementScan, effects_of};
+pub use tokens::deallocated;

@@ -2,6 +2,8 @@
 //!
 //! The grammar is that of `SET`, `RESET` and `set_config` (documentation, SQL Commands; 9.28.1). What is not understood is opaque.
 
+use super::tokens::{Token, Tokens, word_at};
+
 /// What a text does to session parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Parameters {
@@ -36,24 +38,11 @@ pub enum How {
 /// Longest name of a parameter that is carried.
 const NAME_BYTES_MAX: usize = 128;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    /// A word without quotes, in lower case.
-    Word(String),
-    /// A quoted name.
-    Name(String),
-    Literal(String),
-    Number(String),
-    Symbol(u8),
-    /// Something that is not looked into.
-    Odd,
-}
-
 /// Reads a whole text.
 #[must_use]
 pub fn parameters_of(text: &[u8]) -> Parameters {
     let mut found = Parameters::default();
-    let tokens = Tokens { text, at: 0 }.collect::<Vec<_>>();
+    let tokens = Tokens::of(text).collect::<Vec<_>>();
     for statement in tokens.split(|token| *token == Token::Symbol(b';')) {
         match statement.split_first() {
             Some((Token::Word(word), rest)) if word == "set" => found.set(rest),
@@ -177,7 +166,7 @@ fn is_path(name: &[Token]) -> bool {
 /// The schemas of a `search_path` in one text.
 #[must_use]
 pub fn path(text: &str) -> Option<Vec<String>> {
-    let tokens = Tokens { text: text.as_bytes(), at: 0 }.collect::<Vec<_>>();
+    let tokens = Tokens::of(text.as_bytes()).collect::<Vec<_>>();
     let plain = |token: &Token| matches!(token, Token::Word(_) | Token::Name(_) | Token::Symbol(b','));
     // `$user` is no word, but a name that is always quoted where it is shown.
     if tokens.is_empty() { Some(Vec::new()) } else { tokens.iter().all(plain).then(|| values(&tokens)).flatten() }
@@ -213,13 +202,6 @@ fn arguments(tokens: &[Token]) -> Option<Vec<&[Token]>> {
     None
 }
 
-fn word_at(tokens: &[Token], at: usize) -> &str {
-    match tokens.get(at) {
-        Some(Token::Word(word)) => word,
-        _ => "",
-    }
-}
-
 /// A parameter's name and what follows it.
 fn name(tokens: &[Token]) -> Option<(String, &[Token])> {
     let (Token::Word(first) | Token::Name(first)) = tokens.first()? else { return None };
@@ -249,113 +231,6 @@ fn values(tokens: &[Token]) -> Option<Vec<String>> {
         _ => None,
     };
     tokens.split(|token| *token == Token::Symbol(b',')).map(value).collect()
-}
-
-/// The tokens of a text, comments and spaces left out.
-struct Tokens<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl Iterator for Tokens<'_> {
-    type Item = Token;
-
-    fn next(&mut self) -> Option<Token> {
-        self.skip_space();
-        let rest = &self.text[self.at..];
-        let first = *rest.first()?;
-        let (length, token) = match first {
-            b'\'' => quoted(rest, b'\'').map_or((rest.len(), Token::Odd), |(n, text)| (n, Token::Literal(text))),
-            b'"' => quoted(rest, b'"').map_or((rest.len(), Token::Odd), |(n, text)| (n, Token::Name(text))),
-            b'$' => dollar(rest),
-            b'0'..=b'9' => {
-                let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_')).count();
-                (length, Token::Number(String::from_utf8_lossy(&rest[..length]).into_owned()))
-            }
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => word(rest),
-            symbol => (1, Token::Symbol(symbol)),
-        };
-        self.at += length;
-        Some(token)
-    }
-}
-
-impl Tokens<'_> {
-    fn skip_space(&mut self) {
-        loop {
-            let rest = &self.text[self.at..];
-            self.at += match rest {
-                [b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, ..] => 1,
-                [b'-', b'-', ..] => memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()),
-                [b'/', b'*', ..] => block_comment(rest),
-                _ => return,
-            };
-        }
-    }
-}
-
-/// The length of a block comment, which may hold others.
-fn block_comment(text: &[u8]) -> usize {
-    let (mut depth, mut at) = (0usize, 0);
-    while at < text.len() {
-        match &text[at..] {
-            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
-            [b'*', b'/', ..] if depth == 1 => return at + 2,
-            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
-            _ => at += 1,
-        }
-    }
-    text.len()
-}
-
-fn word(text: &[u8]) -> (usize, Token) {
-    let part = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$') || *b >= 0x80;
-    let length = text.iter().take_while(|b| part(b)).count();
-    let prefix = &text[..length];
-    match text.get(length) {
-        // A string with escapes: plain if there are none.
-        Some(b'\'') if prefix.eq_ignore_ascii_case(b"e") => match quoted(&text[length..], b'\'') {
-            Some((n, literal)) if !text[length..length + n].contains(&b'\\') => (length + n, Token::Literal(literal)),
-            _ => (text.len(), Token::Odd),
-        },
-        // Bits, national characters, code points.
-        Some(b'\'') => (text.len(), Token::Odd),
-        Some(b'&') if prefix.eq_ignore_ascii_case(b"u") => (text.len(), Token::Odd),
-        _ => match std::str::from_utf8(prefix) {
-            Ok(word) => (length, Token::Word(word.to_ascii_lowercase())),
-            Err(_) => (length, Token::Odd),
-        },
-    }
-}
-
-/// A string or name in quotes, doubled ones made single; its length in the text.
-fn quoted(text: &[u8], quote: u8) -> Option<(usize, String)> {
-    let (mut content, mut at) = (Vec::new(), 1);
-    loop {
-        let end = at + memchr::memchr(quote, &text[at..])?;
-        content.extend_from_slice(&text[at..end]);
-        if text.get(end + 1) != Some(&quote) {
-            return Some((end + 1, String::from_utf8(content).ok()?));
-        }
-        content.push(quote);
-        at = end + 2;
-    }
-}
-
-/// `$1`, or a string in dollar quotes.
-fn dollar(text: &[u8]) -> (usize, Token) {
-    let tag = text[1..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_' || **b >= 0x80).count();
-    if text.get(1 + tag) != Some(&b'$') {
-        return (1 + tag, Token::Odd);
-    }
-    let quote = &text[..tag + 2];
-    match memchr::memmem::find(&text[quote.len()..], quote) {
-        Some(end) => match std::str::from_utf8(&text[quote.len()..quote.len() + end]) {
-            Ok(content) => (2 * quote.len() + end, Token::Literal(content.to_owned())),
-            Err(_) => (2 * quote.len() + end, Token::Odd),
-        },
-        None => (text.len(), Token::Odd),
-    }
 }
 
 #[cfg(test)]

@@ -65,12 +65,21 @@ pub enum Owed {
     Execute,
     /// Close: CloseComplete. With the number of the statement, 0 for those that have none.
     Close(Answer, u32),
+    /// Query of two statements, of which the client sent the second, in a way: one's answer, another's, then ReadyForQuery.
+    Deallocate(Answer),
     /// Query with a text that fails, in place of one that is refused: an error, then ReadyForQuery.
     RefusedQuery(Refusal),
     /// Parse of a text that fails, in place of one that is refused: an error.
     RefusedParse(Refusal),
     /// CopyDone or CopyFail: no answer of its own, but it ends the stretch in which Syncs are swallowed.
     CopyEnd,
+}
+
+impl Owed {
+    /// Whether its answer ends with ReadyForQuery.
+    fn ends_with_ready(&self) -> bool {
+        matches!(self, Self::Query | Self::Deallocate(_) | Self::RefusedQuery(_) | Self::FunctionCall | Self::Sync)
+    }
 }
 
 /// Room that the queue keeps when it runs empty.
@@ -126,8 +135,7 @@ impl Pending {
     /// Whether a ReadyForQuery will come if the client sends nothing more.
     #[must_use]
     pub fn awaits_ready(&self) -> bool {
-        let ends = |owed: &Owed| matches!(owed, Owed::Query | Owed::RefusedQuery(_) | Owed::FunctionCall | Owed::Sync);
-        !matches!(self.copy, Copy::Reading { .. }) && self.owed.iter().any(ends)
+        !matches!(self.copy, Copy::Reading { .. }) && self.owed.iter().any(Owed::ends_with_ready)
     }
 
     /// Whether a Parse of the unnamed statement is still to be answered.
@@ -176,7 +184,7 @@ impl Pending {
             b'T' | b'n' => self.complete(Owed::Describe),
             b'C' | b'I' | b's' => {
                 self.copy_ends();
-                self.complete(Owed::Execute);
+                return self.command_complete();
             }
             b'G' => self.copy_in_begins(),
             b'E' => return self.error(lost),
@@ -215,6 +223,22 @@ impl Pending {
         }
     }
 
+    fn command_complete(&mut self) -> Fate {
+        match self.front() {
+            Some(Owed::Execute) => _ = self.owed.pop_front(),
+            Some(Owed::Deallocate(Answer::Hidden)) => {
+                self.owed[0] = Owed::Deallocate(Answer::Server);
+                return Fate::Hide;
+            }
+            Some(Owed::Deallocate(_)) => {
+                self.owed[0] = Owed::Query;
+                return Fate::Confirm;
+            }
+            _ => {}
+        }
+        Fate::Pass
+    }
+
     fn front(&mut self) -> Option<Owed> {
         while self.owed.front() == Some(&Owed::CopyEnd) {
             self.owed.pop_front();
@@ -231,7 +255,7 @@ impl Pending {
     fn ready(&mut self) {
         self.copy = Copy::None;
         self.skipping = false;
-        if matches!(self.front(), Some(Owed::Query | Owed::RefusedQuery(_) | Owed::FunctionCall | Owed::Sync)) {
+        if self.front().is_some_and(|owed| owed.ends_with_ready()) {
             self.owed.pop_front();
         }
         // Nothing but the ends of copies that were not wanted any more.
@@ -251,8 +275,12 @@ impl Pending {
             _ => Fate::Pass,
         };
         match front {
+            Some(owed @ Owed::Deallocate(_)) => {
+                lost(owed);
+                self.owed[0] = Owed::Query;
+            }
             // A simple query's error, or one at commit: ReadyForQuery follows by itself.
-            Some(Owed::Query | Owed::RefusedQuery(_) | Owed::FunctionCall | Owed::Sync) => {}
+            Some(owed) if owed.ends_with_ready() => {}
             // Everything was answered but the Sync is not sent yet, as when a statement's time is over between two messages.
             None => self.skipping = true,
             Some(_) => {
@@ -308,6 +336,7 @@ mod tests {
         for message in messages.chars() {
             pending.sent(match message {
                 'Q' => Owed::Query,
+                'X' => Owed::Deallocate(Answer::Hidden),
                 'F' => Owed::FunctionCall,
                 'S' => Owed::Sync,
                 'P' => Owed::Parse(Answer::Server, 0),
@@ -451,6 +480,36 @@ mod tests {
         pending.answered(b'E', |owed| lost.push(owed));
         assert_eq!(lost, [Owed::Parse(Answer::Hidden, 2), Owed::Bind, Owed::Parse(Answer::Own, 1)]);
         assert_eq!(pending.len(), 2);
+    }
+
+    #[test]
+    fn of_two_statements_in_one_query_the_client_sees_the_second() {
+        let mut pending = sent("X");
+        assert_eq!(pending.answered(b'C', |_| {}), Fate::Hide);
+        assert_eq!(pending.answered(b'C', |_| {}), Fate::Confirm);
+        assert_eq!(pending.answered(b'Z', |_| {}), Fate::Pass);
+        assert!(pending.is_empty());
+        for answers in [&b"EZ"[..], b"CEZ"] {
+            let (mut pending, mut lost) = (sent("X"), 0);
+            for answer in answers {
+                pending.answered(*answer, |_| lost += 1);
+            }
+            assert!(pending.is_empty() && lost == 1);
+        }
+    }
+
+    #[test]
+    fn a_refused_statement_has_its_error_exchanged() {
+        let refused = Refusal::OtherSchema;
+        let mut pending = Pending::default();
+        pending.sent(Owed::RefusedQuery(refused));
+        assert_eq!(pending.answered(b'E', |_| {}), Fate::Refuse(refused));
+        pending.answered(b'Z', |_| {});
+        pending.sent(Owed::RefusedParse(refused));
+        send(&mut pending, "BES");
+        assert_eq!(pending.answered(b'E', |_| {}), Fate::Refuse(refused));
+        pending.answered(b'Z', |_| {});
+        assert!(pending.is_empty());
     }
 
     #[test]

@@ -215,6 +215,7 @@ impl Relay {
 
     /// The connection stays with this client: why, once for each reason.
     fn count_pin(&mut self) {
+        self.control.set_doing(Doing::Pinned, self.thread.now());
         for reason in self.state.take_uncounted().names() {
             metrics::counter!(crate::metrics::PINS, "reason" => reason).increment(1);
         }

@@ -17,6 +17,9 @@ pub struct Config {
     /// A client outside a transaction that says nothing.
     #[serde(with = "humantime_serde")]
     pub client_idle: Duration,
+    /// A client outside a transaction that says nothing and keeps its server connection, in transaction mode.
+    #[serde(with = "humantime_serde")]
+    pub pinned: Duration,
     /// One statement, from sending it to its answer.
     #[serde(with = "humantime_serde")]
     pub statement: Duration,
@@ -34,6 +37,7 @@ impl Default for Config {
             login: Duration::from_secs(60),
             idle_in_transaction: Duration::ZERO,
             client_idle: Duration::ZERO,
+            pinned: Duration::ZERO,
             statement: Duration::ZERO,
             client_write: Duration::from_secs(600),
             drain: Duration::from_secs(30),

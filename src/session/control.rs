@@ -16,6 +16,8 @@ pub enum Doing {
     Login,
     /// Waiting for the client, outside a transaction.
     Idle,
+    /// The same, with a server connection that it cannot give back.
+    Pinned,
     /// Waiting for the client, inside a transaction.
     IdleInTransaction,
     /// Waiting for a server connection.

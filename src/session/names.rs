@@ -105,6 +105,11 @@ impl Names {
         Some(entry)
     }
 
+    /// Whether the client has no statements.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     /// Whether no more names are kept for this client.
     pub(super) fn is_full(&self) -> bool {
         self.known.len() >= NAMES_MAX || self.bytes >= STATEMENT_BYTES_MAX
@@ -144,7 +149,7 @@ impl Names {
                     }
                     changes.extend(self.unconfirmed.pop_front());
                 }
-                Owed::Close(Answer::Own, _) => changes.extend(self.unconfirmed.pop_front()),
+                Owed::Close(Answer::Own, _) | Owed::Deallocate(_) => changes.extend(self.unconfirmed.pop_front()),
                 _ => {}
             }
         }

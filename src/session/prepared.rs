@@ -9,10 +9,12 @@ use bytes::{BufMut, BytesMut};
 use super::names::{Names, Statement, Statements, name_is_reserved};
 use super::relay::Relay;
 use crate::backend::{Preparation, PreparedSet, StatementId};
-use crate::protocol::{Answer, HEADER_BYTES, Header, Owed, Pending, Refusal, cstring};
+use crate::protocol::{Answer, HEADER_BYTES, Header, Owed, Pending, Refusal, cstring, deallocated};
 
 /// Longest name: PostgreSQL's own bound, beyond which it cuts names off.
 const NAME_BYTES_MAX: usize = 63;
+/// Answered as a DEALLOCATE of a statement that is there.
+const DEALLOCATES: &[u8] = b"PREPARE pgtenant_gone AS SELECT 1;DEALLOCATE pgtenant_gone";
 /// Bytes around a statement's body and names in the messages made here.
 const OVERHEAD_BYTES: usize = 256;
 
@@ -94,8 +96,9 @@ impl Relay {
         {
             self.state.leaves(statement.left.as_deref());
         }
+        let mut statements = self.thread.statements.borrow_mut();
         let mut exchange = Exchange {
-            statements: &mut self.thread.statements.borrow_mut(),
+            statements: &mut statements,
             set: &mut link.server.prepared,
             pending: &mut self.pending,
             out: BytesMut::new(),
@@ -108,11 +111,41 @@ impl Relay {
             (_, None) => {}
         }
         let out = exchange.out;
-        if !(fits && self.up.window.replace(there, &out)) {
-            self.up.prefix.extend_from_slice(&out);
+        drop(statements);
+        self.put_instead(there, &out);
+        Carried::Done
+    }
+
+    /// A Query that gives up one of the client's statements by name: the name goes, and the server gets two statements that come
+    /// to the same answer, whichever connection this is and whatever state its transaction is in.
+    pub(super) fn deallocate(&mut self, there: usize) -> Carried {
+        if self.place.session_mode || self.pending.is_skipping() {
+            return Carried::No;
+        }
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
+        let Some(name) = deallocated(body.strip_suffix(&[0]).unwrap_or(body)) else {
+            return Carried::No;
+        };
+        if !self.names.known.contains_key(name.as_bytes()) {
+            return Carried::No;
+        }
+        let mut out = BytesMut::new();
+        put_message(&mut out, b'Q', &[DEALLOCATES, b"\0"], 0);
+        if !self.up.window.fits(there, out.len()) && self.up.window.has_ready() {
+            return Carried::NeedRoom;
+        }
+        self.names.closed(name.as_bytes());
+        self.pending.sent(Owed::Deallocate(Answer::Hidden));
+        self.put_instead(there, &out);
+        Carried::Done
+    }
+
+    /// Other bytes go on in the place of the next message: nothing waits before it if there is no room.
+    fn put_instead(&mut self, there: usize, out: &[u8]) {
+        if !self.up.window.replace(there, out) {
+            self.up.prefix.extend_from_slice(out);
             self.up.window.skip(there);
         }
-        Carried::Done
     }
 
     /// Answers what is pgtenant's turn to answer, while the server has nothing to say.

@@ -8,7 +8,7 @@ use super::attach::NO_SESSION;
 use super::error;
 use super::relay::{End, Link, Relay};
 use crate::backend::Asserted;
-use crate::protocol::{Effects, Fate, HEADER_BYTES, Owed, WHOLE_BYTES_MAX, cstring, header};
+use crate::protocol::{Effects, Fate, HEADER_BYTES, Owed, WHOLE_BYTES_MAX, cstring, error_field, header};
 
 impl Relay {
     /// Scans what was read from the server, and lets go on what may.
@@ -144,7 +144,12 @@ impl Relay {
         if self.pending.is_uncertain() {
             self.state.insert(Effects::FAILED_COPY);
         }
-        let body = &mut self.down.window.unscanned()[HEADER_BYTES..count];
+        let message = &mut self.down.window.unscanned()[..count];
+        let fatal = kind == b'E' && is_fatal(message);
+        if kind == b'E' && is_stale_plan(message) {
+            link.server.prepared.expire();
+        }
+        let body = &mut message[HEADER_BYTES..];
         match kind {
             b'Z' => {
                 link.status = body.first().copied().unwrap_or(b'E');
@@ -185,10 +190,9 @@ impl Relay {
                 }
             }
             b'W' if !self.place.session_mode => self.state.insert(Effects::REPLICATION),
-            b'E' if is_stale_plan(body) => link.server.prepared.expire(),
             _ => {}
         }
-        self.down.fatal_seen = kind == b'E' && is_fatal(body);
+        self.down.fatal_seen = fatal;
         fate
     }
 }
@@ -214,25 +218,12 @@ fn parameter_changed<'a>(link: &mut Link, body: &'a [u8]) -> Option<(&'a str, &'
 }
 
 /// Whether an ErrorResponse ends the session: field `V`, never translated, says FATAL or PANIC.
-fn is_fatal(body: &[u8]) -> bool {
-    matches!(field(body, b'V'), Some(b"FATAL" | b"PANIC"))
+fn is_fatal(message: &[u8]) -> bool {
+    matches!(error_field(message, b'V'), Some(b"FATAL" | b"PANIC"))
 }
 
 /// Whether a prepared statement's plan no longer fits its tables: `cached plan must not change result type`, told by the
 /// name of the function that says so, which is never translated.
-fn is_stale_plan(body: &[u8]) -> bool {
-    field(body, b'C') == Some(b"0A000") && field(body, b'R') == Some(b"RevalidateCachedQuery")
-}
-
-/// A field of an ErrorResponse, as far as it is there.
-fn field(body: &[u8], code: u8) -> Option<&[u8]> {
-    let mut rest = body;
-    loop {
-        let (&found, after) = rest.split_first()?;
-        let (value, next) = cstring(after)?;
-        if found == code {
-            return Some(value);
-        }
-        rest = next;
-    }
+fn is_stale_plan(message: &[u8]) -> bool {
+    error_field(message, b'C') == Some(b"0A000") && error_field(message, b'R') == Some(b"RevalidateCachedQuery")
 }

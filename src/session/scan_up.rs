@@ -62,7 +62,11 @@ impl Relay {
                 return Ok(());
             }
             if self.up.discard == Discard::Nothing {
-                match self.carry(head, there) {
+                let carried = match head.kind {
+                    b'Q' if whole && !self.names.is_empty() => self.deallocate(there),
+                    _ => self.carry(head, there),
+                };
+                match carried {
                     Carried::No => {
                         if let Some(refusal) = self.client_message(head, there)? {
                             self.refuse(there, refusal)?;

@@ -137,7 +137,11 @@ impl Thread {
                     SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
                     "terminating connection due to idle-in-transaction timeout",
                 )),
-                Doing::Idle if over(since, timeouts.client_idle) => control.kill(Report::fatal(
+                Doing::Pinned if over(since, timeouts.pinned) => control.kill(Report::fatal(
+                    SqlState::IDLE_SESSION_TIMEOUT,
+                    "terminating connection due to pinned-connection timeout",
+                )),
+                Doing::Idle | Doing::Pinned if over(since, timeouts.client_idle) => control.kill(Report::fatal(
                     SqlState::IDLE_SESSION_TIMEOUT,
                     "terminating connection due to idle-session timeout",
                 )),
@@ -146,7 +150,12 @@ impl Thread {
                     control.set_doing(doing, now);
                     control.cancel();
                 }
-                Doing::Login | Doing::Idle | Doing::IdleInTransaction | Doing::Waiting | Doing::Active => {}
+                Doing::Login
+                | Doing::Idle
+                | Doing::Pinned
+                | Doing::IdleInTransaction
+                | Doing::Waiting
+                | Doing::Active => {}
             }
         }
     }

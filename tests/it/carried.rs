@@ -142,7 +142,7 @@ const PINS: [(&str, &str, &str); 6] = [
     ("LISTEN news", "SELECT count(*) FROM pg_listening_channels()", "UNLISTEN news"),
     (
         "SELECT pg_advisory_lock(7)",
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
         "SELECT pg_advisory_unlock(7)",
     ),
     ("CREATE TEMP TABLE mine (a int)", "SELECT count(*) FROM pg_class WHERE relname = 'mine'", "DROP TABLE mine"),

@@ -12,6 +12,44 @@ fn close(name: &str) -> Vec<u8> {
     message(b'C', &[b"S", name.as_bytes(), b"\0"].concat())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_of_the_protocol_can_be_given_up_by_sql() {
+    let (tenant, proxy, _) = one_connection("deallocate").await;
+    let mut owner = Wire::login(proxy.address, &tenant, "crm").await;
+    let mut other = Wire::login(proxy.address, &tenant, "crm").await;
+    let tag = |answer: &[crate::support::Message]| {
+        answer.iter().map(|message| String::from_utf8_lossy(&message.body).into_owned()).collect::<Vec<_>>()
+    };
+    for (before, after) in
+        [("SELECT 1", "SELECT 1"), ("BEGIN", "COMMIT"), ("BEGIN; SAVEPOINT a", "ROLLBACK TO a; COMMIT")]
+    {
+        owner.send(&[parse("s", "SELECT 'mine'"), sync()].concat()).await;
+        owner.until_ready().await;
+        // Whether this connection has the statement or not.
+        assert_eq!(other.run("DISCARD ALL").await.error, None);
+        owner.query(before).await;
+        let answer = owner.query("DEALLOCATE s").await;
+        assert_eq!(tag(&answer)[0], "DEALLOCATE\0", "{before}");
+        assert_eq!(answer.len(), 2, "{before}");
+        owner.query(after).await;
+        owner.send(&[bind("s"), execute(), sync()].concat()).await;
+        assert_eq!(owner.until_ready().await[0].field(b'C'), "26000", "{before}");
+        assert_eq!(other.ask("SELECT 'not held up'").await, "not held up");
+    }
+    // In a transaction that has failed it fails, and the statement is still there.
+    owner
+        .send(&[parse("s", "SELECT 'mine'"), sync(), query("BEGIN; SELECT 1/0"), query("DEALLOCATE s")].concat())
+        .await;
+    owner.until_ready().await;
+    owner.until_ready().await;
+    assert_eq!(owner.until_ready().await[0].field(b'C'), "25P02");
+    owner.query("ROLLBACK").await;
+    owner.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(value(&owner.until_ready().await), "mine");
+    assert_eq!(owner.query("DEALLOCATE nosuch").await[0].field(b'C'), "26000");
+    proxy.stop().await;
+}
+
 /// The last column of the only row.
 fn value(messages: &[crate::support::Message]) -> String {
     let row = messages.iter().find(|message| message.kind == b'D').expect("a row");
