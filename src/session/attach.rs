@@ -197,6 +197,7 @@ impl Relay {
         if settled == Settled::Uncarriable {
             return self.state.insert(Effects::OPAQUE_PARAMETER);
         }
+        self.state.settled();
         let leads_away = self.state.rules().shared.as_ref().is_some_and(|shared| {
             let value = self.state.settings.value("search_path");
             value.is_some_and(|value| path(value).is_none_or(|path| !shared.allows_path(&path)))

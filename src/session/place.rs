@@ -28,6 +28,8 @@ pub(crate) struct Place {
     pub(crate) prepared_max: u32,
     /// Sessions with the same number here share prepared statements.
     pub(crate) statement_scope: u64,
+    /// The same without what the client carries.
+    base_scope: u64,
     /// The connection stays from login to logout.
     pub(crate) session_mode: bool,
     /// The connection serves other tenants, too.
@@ -40,6 +42,9 @@ impl Place {
     /// The client carries these settings from now on.
     pub(super) fn carry(&mut self, carried: &[(String, String)]) {
         self.assertion = self.assertion.carrying(carried);
+        // The same text may mean other tables elsewhere.
+        let path = carried.iter().find(|(name, _)| name == "search_path");
+        self.statement_scope = path.map_or(self.base_scope, |(_, path)| digest(&(self.base_scope, path)));
         self.want = Rc::new(Want { affinity: affinity(&self.assertion.context), ..Want::clone(&self.want) });
     }
 }
@@ -89,6 +94,7 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
     Ok(Place {
         pool_id,
         statement_scope,
+        base_scope: statement_scope,
         prepared_max,
         pool,
         finder,

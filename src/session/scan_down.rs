@@ -119,6 +119,14 @@ impl Relay {
                     inquiry.answered(body);
                 }
             }
+            // What comes unasked while the client's own connection is asked is the client's.
+            b'A' | b'N' if link.inquiry.is_some() => {
+                let message = &mut self.down.window.unscanned()[..count];
+                if kind == b'A' {
+                    notification_of(&mut message[HEADER_BYTES..], link.server.process_id, self.process_id);
+                }
+                self.down.own.extend_from_slice(message);
+            }
             b'S' => _ = parameter_changed(link, body),
             _ => {}
         }
@@ -146,8 +154,11 @@ impl Relay {
         }
         let message = &mut self.down.window.unscanned()[..count];
         let fatal = kind == b'E' && is_fatal(message);
-        if kind == b'E' && is_stale_plan(message) {
-            link.server.prepared.expire();
+        if kind == b'E' {
+            self.state.forget_last_set();
+            if is_stale_plan(message) {
+                link.server.prepared.expire();
+            }
         }
         let body = &mut message[HEADER_BYTES..];
         match kind {
@@ -181,14 +192,7 @@ impl Relay {
                 }
                 _ => {}
             },
-            // The client knows itself by another number than the server does.
-            b'A' => {
-                if let Some(pid) = body.first_chunk_mut::<4>()
-                    && i32::from_be_bytes(*pid) == link.server.process_id
-                {
-                    *pid = self.process_id.to_be_bytes();
-                }
-            }
+            b'A' => notification_of(body, link.server.process_id, self.process_id),
             b'W' if !self.place.session_mode => self.state.insert(Effects::REPLICATION),
             _ => {}
         }
@@ -215,6 +219,15 @@ fn parameter_changed<'a>(link: &mut Link, body: &'a [u8]) -> Option<(&'a str, &'
     let (name, value) = (std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?);
     link.server.set_parameter(name.to_owned(), value.to_owned());
     Some((name, value))
+}
+
+/// The client knows itself by another number than the server does.
+fn notification_of(body: &mut [u8], server_pid: i32, client_pid: i32) {
+    if let Some(pid) = body.first_chunk_mut::<4>()
+        && i32::from_be_bytes(*pid) == server_pid
+    {
+        *pid = client_pid.to_be_bytes();
+    }
 }
 
 /// Whether an ErrorResponse ends the session: field `V`, never translated, says FATAL or PANIC.

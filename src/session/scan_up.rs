@@ -109,11 +109,20 @@ impl Relay {
             b'Q' => {
                 if whole {
                     let text = body.strip_suffix(&[0]).unwrap_or(body);
-                    let left = Left::of(effects_of(text), text);
-                    if let Some(refusal) = self.state.refuses(left.as_deref()) {
-                        return Ok(Some(refusal));
+                    let found = effects_of(text);
+                    if !self.state.repeats(found, text) {
+                        let left = Left::of(found, text);
+                        if let Some(refusal) = self.state.refuses(left.as_deref()) {
+                            return Ok(Some(refusal));
+                        }
+                        self.state.leaves(left.as_deref());
+                        let is_first = self.link.as_ref().is_none_or(|link| link.clean && link.status == b'I');
+                        if is_first && self.pending.is_empty() {
+                            self.state.sent_alone(text, left.as_deref());
+                        } else {
+                            self.state.forget_last_set();
+                        }
                     }
-                    self.state.leaves(left.as_deref());
                 } else {
                     self.up.scan = Some(LongText::query(body));
                 }
@@ -156,6 +165,7 @@ impl Relay {
             b'S' => {
                 self.pending.sent(Owed::Sync);
                 self.batch_ends();
+                self.state.forget_last_set();
             }
             b'F' => {
                 // What a function of the user's leaves cannot be seen.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::settings::Settings;
-use crate::protocol::{Effects, How, Parameters, Refusal, parameters_of};
+use crate::protocol::{Effects, How, Parameters, Refusal, Touch, parameters_of};
 
 /// How a temporary table is made that is gone by itself.
 const ON_COMMIT_DROP: &[u8] = b"on commit drop";
@@ -98,7 +98,26 @@ pub(super) struct State {
     /// It reset something that is part of what it gets with every connection.
     resets_asserted: bool,
     pub(super) settings: Settings,
+    /// A SET on its own that was sent, or whose effect the server is being asked about.
+    last_set: Option<Repeatable>,
+    /// The last one of which it is known what it comes to.
+    known_set: Option<(Repeatable, String)>,
     rules: Rc<Rules>,
+}
+
+/// A statement that sets one parameter to a plain value: sent again, it comes to the same.
+struct Repeatable {
+    text: Box<[u8]>,
+    name: String,
+}
+
+impl Repeatable {
+    fn of(text: &[u8], left: &Left) -> Option<Self> {
+        let [Touch { name, how: How::Set(Some(_)) }] = &left.parameters.touched[..] else { return None };
+        let starts = text.get(..3).is_some_and(|first| first.eq_ignore_ascii_case(b"set"));
+        let is_alone = left.effects == Effects::PARAMETER && !left.parameters.resets_all && !text.contains(&b';');
+        (starts && is_alone).then(|| Self { text: text.into(), name: name.clone() })
+    }
 }
 
 impl State {
@@ -112,6 +131,8 @@ impl State {
             noted: Effects::NONE,
             resets_asserted: false,
             settings: Settings::default(),
+            last_set: None,
+            known_set: None,
             rules,
         }
     }
@@ -127,6 +148,35 @@ impl State {
                 left.parameters.touched.iter().any(|touch| touch.name == *name && touch.how == How::Reset)
             };
             self.resets_asserted |= shared.asserted.iter().any(resets);
+        }
+    }
+
+    /// A query of which only this was found: whether it is a SET that changes nothing, the client having sent it before.
+    pub(super) fn repeats(&self, found: Effects, text: &[u8]) -> bool {
+        found == Effects::PARAMETER
+            && self.settings.is_settled()
+            && self.known_set.as_ref().is_some_and(|(set, value)| {
+                *set.text == *text && self.settings.value(&set.name) == Some(value.as_str())
+            })
+    }
+
+    /// A query goes to the server with nothing before it, outside a transaction.
+    pub(super) fn sent_alone(&mut self, text: &[u8], left: Option<&Left>) {
+        self.last_set = left.and_then(|left| Repeatable::of(text, left));
+    }
+
+    /// Something else is sent, or a statement failed: what comes of the last SET is not told by what is there in the end.
+    pub(super) fn forget_last_set(&mut self) {
+        self.last_set = None;
+    }
+
+    /// What the client carries is known now.
+    pub(super) fn settled(&mut self) {
+        if let Some(set) = self.last_set.take()
+            && let Some(value) = self.settings.value(&set.name)
+        {
+            let value = value.to_owned();
+            self.known_set = Some((set, value));
         }
     }
 
@@ -307,6 +357,31 @@ mod tests {
         assert_eq!(refused("CREATE TEMP TABLE t () ON COMMIT DROP"), None);
         assert_eq!(refused("SET work_mem = '4MB'"), None);
         assert_eq!(refused("UNLISTEN *"), None);
+    }
+
+    #[test]
+    fn a_set_that_the_client_has_sent_before_changes_nothing_until_something_else_does() {
+        let mut state = state(false);
+        let set = "SET search_path = acme";
+        let send = |state: &mut State, text: &str, value: &str| {
+            state.leaves(left(text).as_deref());
+            state.sent_alone(text.as_bytes(), left(text).as_deref());
+            state.asks();
+            state.settings.settle(|_| Some(value.to_owned()));
+            state.settled();
+        };
+        let repeats = |state: &State, text: &str| state.repeats(effects_of(text.as_bytes()), text.as_bytes());
+        assert!(!repeats(&state, set));
+        send(&mut state, set, "acme");
+        assert!(repeats(&state, set) && !repeats(&state, "SET search_path = public"));
+        send(&mut state, "RESET search_path", "public");
+        assert!(!repeats(&state, set), "it is something else now");
+        for other in
+            ["SET search_path = acme; SELECT 1", "SELECT set_config('search_path', 'acme', false)", "SET a.b = 1, (2)"]
+        {
+            send(&mut state, other, "acme");
+            assert!(!repeats(&state, other), "{other}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use pgtenant::pool::Pinning;
 
 use crate::relay::one_connection;
 use crate::support::wire::{bind, execute, extended, failure, message, parse, query, startup, sync, value};
-use crate::support::{Message, Tenant, Wire, proxy, unique, world};
+use crate::support::{Message, Tenant, Wire, proxy, unique, until, world};
 
 /// A client that has what this sets, checked after everything that another client does on the only connection.
 async fn alternate(owner: &mut Wire, other: &mut Wire, see: &str, seen: &str, clean: &str, after: &str) {
@@ -133,6 +133,52 @@ async fn a_client_is_told_of_its_own_changes_only() {
     let told: Vec<_> = answer.iter().filter(|message| message.kind == b'S').collect();
     assert!(told.len() == 1 && told[0].body.starts_with(b"DateStyle\0"), "{told:?}: its application_name is as it was");
     assert_eq!(owner.ask("SHOW application_name").await, "mine");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_is_asked_once_about_a_set_that_comes_with_every_request() {
+    let (tenant, proxy, watch) = one_connection("asked").await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    let last = async || {
+        let sql = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND usename <> 'postgres'";
+        watch.admin.query_one(sql, &[]).await.expect("one connection").get::<_, String>(0)
+    };
+    let set = "SET search_path = 'public','pg_catalog'";
+    client.query(set).await;
+    until("the server was asked", async || last().await.contains("current_setting")).await;
+    client.query("SELECT 1").await;
+    client.query(set).await;
+    assert_eq!(last().await, set);
+    // After another value, or in a transaction that did not come to it, it is asked again.
+    for between in ["SET search_path = public", "BEGIN; SET search_path = pg_catalog; COMMIT", "RESET search_path"] {
+        client.query(between).await;
+        client.query(set).await;
+        until("the server was asked again", async || last().await.contains("current_setting")).await;
+        assert_eq!(client.ask("SHOW search_path").await, "public, pg_catalog");
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_notification_is_lost_while_the_server_is_asked() {
+    let (tenant, proxy, watch) = one_connection("notified").await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    client.query("LISTEN news").await;
+    let count = 300;
+    for number in 0..count {
+        // Each SET is followed by a question; what comes meanwhile is the client's.
+        client.send(&query(&format!("SET app.number = '{number}'"))).await;
+        watch.admin.batch_execute("NOTIFY news").await.expect("notify");
+    }
+    client.send(&query("SELECT 'the end'")).await;
+    let (mut notified, mut ready) = (0, 0);
+    while notified < count || ready <= count {
+        let message = client.receive().await.expect("another message");
+        notified += i32::from(message.kind == b'A');
+        ready += i32::from(message.kind == b'Z');
+    }
+    assert_eq!((notified, ready), (count, count + 1));
     proxy.stop().await;
 }
 

@@ -13,6 +13,35 @@ fn close(name: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_text_under_two_search_paths_is_two_statements() {
+    let (tenant, proxy, watch) = one_connection("two_paths").await;
+    let role = tenant.place("crm", "role");
+    let make = format!(
+        "CREATE SCHEMA one; CREATE TABLE one.things AS SELECT 'one'::text AS a; CREATE SCHEMA two; \
+         CREATE TABLE two.things AS SELECT 2 AS a, 3 AS b; GRANT USAGE ON SCHEMA one, two TO \"{role}\"; \
+         GRANT SELECT ON one.things, two.things TO \"{role}\""
+    );
+    watch.admin.batch_execute(&make).await.expect("two schemas");
+    let mut clients = Vec::new();
+    for (path, columns) in [("one", 1), ("two", 2)] {
+        let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+        client.query(&format!("SET search_path = {path}")).await;
+        client.send(&[parse("s", "SELECT * FROM things"), sync()].concat()).await;
+        assert_eq!(client.kinds().await, "1Z");
+        clients.push((client, columns));
+    }
+    for _ in 0..3 {
+        for (client, columns) in &mut clients {
+            client.send(&[bind("s"), execute(), sync()].concat()).await;
+            let answer = client.until_ready().await;
+            let row = answer.iter().find(|message| message.kind == b'D').expect("a row, and no stale plan");
+            assert_eq!(row.body[..2], u16::to_be_bytes(*columns));
+        }
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_statement_of_the_protocol_can_be_given_up_by_sql() {
     let (tenant, proxy, _) = one_connection("deallocate").await;
     let mut owner = Wire::login(proxy.address, &tenant, "crm").await;
