@@ -1,5 +1,7 @@
 //! The commands as programs and people meet them: what they print, how they end, and what a broken-off one leaves to the next.
 
+mod crash;
 mod create;
 mod life;
+mod portrait;
 mod site;

@@ -9,7 +9,7 @@ mod world;
 
 pub(crate) use child::Child;
 pub(crate) use postgres::{Database, Role, client_program, cluster, database, role, unique};
-pub(crate) use proxy::{Running, connect, one, proxy, refusal, settings};
+pub(crate) use proxy::{Running, connect, one, proxy, proxy_over, refusal, settings};
 pub(crate) use watch::{Watch, until};
 pub(crate) use wire::{Message, Wire};
 pub(crate) use world::{MODULES, Tenant, World, world};

@@ -29,7 +29,12 @@ pub(crate) fn settings() -> proxy::Config {
 
 /// Starts a proxy over the world's registry; `tweak` changes the settings first.
 pub(crate) async fn proxy(world: &World, tweak: impl FnOnce(&mut proxy::Config)) -> Running {
-    let registry = registry::Config { url: Some(world.registry.clone()), ..Default::default() };
+    proxy_over(&world.registry, tweak).await
+}
+
+/// The same over the registry with this URL.
+pub(crate) async fn proxy_over(registry: &str, tweak: impl FnOnce(&mut proxy::Config)) -> Running {
+    let registry = registry::Config { url: Some(registry.to_owned()), ..Default::default() };
     let registry = Registry::open(&registry).await.expect("open the registry");
     let mut config = settings();
     tweak(&mut config);
