@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::key::PoolKey;
 use super::servers::{ServerPool, Servers};
-use crate::pool::{Limits, Pool};
+use super::traffic::Totals;
+use crate::pool::{Limits, Pool, Stats};
 use crate::protocol::{Report, SqlState};
 
 /// No further pool can be made: all that there are are in use.
@@ -28,6 +29,38 @@ impl PoolsFull {
         let message = format!("(PT-LIMIT) too many pools in use (max_pools = {})", self.max_pools);
         Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
     }
+}
+
+/// A pool at one moment.
+#[derive(Debug, Clone)]
+pub struct PoolState {
+    /// Where its connections go.
+    pub key: PoolKey,
+    /// What it holds.
+    pub stats: Stats,
+    /// Most connections that it may have.
+    pub size: u32,
+    /// What has passed through it.
+    pub totals: Totals,
+    /// Its connections that wait for a client.
+    pub idle: Vec<ServerState>,
+    /// Its server is left alone for now, having failed.
+    pub backing_off: bool,
+    /// It takes no new clients and ends with its last connection.
+    pub retired: bool,
+}
+
+/// A connection of a pool at one moment.
+#[derive(Debug, Clone)]
+pub struct ServerState {
+    /// The server process.
+    pub process_id: i32,
+    /// When it was opened.
+    pub created: Instant,
+    /// When it last served somebody.
+    pub last_used: Instant,
+    /// Whether TLS is between pgtenant and it.
+    pub encrypted: bool,
 }
 
 struct Entry {
@@ -117,6 +150,33 @@ impl Pools {
         let current = entries.iter().map(|(key, entry)| (key, &entry.pool));
         let retired = retired.iter().map(|(key, pool)| (key, pool));
         current.chain(retired).map(|(key, pool)| (key.clone(), Rc::clone(pool))).collect()
+    }
+
+    /// What all pools hold now.
+    #[must_use]
+    pub fn states(&self) -> Vec<PoolState> {
+        let retired: Vec<_> = self.retired.borrow().iter().map(|(_, pool)| Rc::as_ptr(pool)).collect();
+        let state = |(key, pool): (PoolKey, Rc<ServerPool>)| {
+            let mut idle = Vec::new();
+            pool.each_idle(|server| {
+                idle.push(ServerState {
+                    process_id: server.process_id,
+                    created: server.created,
+                    last_used: server.last_used,
+                    encrypted: server.stream.tls().is_some(),
+                });
+            });
+            PoolState {
+                key,
+                stats: pool.stats(),
+                size: pool.limits().size,
+                totals: pool.manager().traffic().totals(),
+                idle,
+                backing_off: pool.is_backing_off(),
+                retired: retired.contains(&Rc::as_ptr(&pool)),
+            }
+        };
+        self.list().into_iter().map(state).collect()
     }
 
     /// Drains the pools whose key the predicate picks. Their next use makes new ones.

@@ -15,6 +15,7 @@ use super::endpoint::Endpoint;
 use super::error::ConnectError;
 use super::key::PoolKey;
 use super::target::{Credential, Target};
+use super::traffic::Traffic;
 use super::want::Want;
 use crate::pool::{Checkout, Manage, Pool};
 
@@ -31,6 +32,7 @@ pub struct Servers {
     user: String,
     credential: RefCell<Credential>,
     front: Handle,
+    traffic: Traffic,
 }
 
 impl Servers {
@@ -43,12 +45,19 @@ impl Servers {
             user: key.user.clone(),
             credential: RefCell::new(credential),
             front,
+            traffic: Traffic::default(),
         }
     }
 
     /// The credential of the latest login is the one to use: an earlier one may be out of date.
     pub fn set_credential(&self, credential: Credential) {
         self.credential.replace(credential);
+    }
+
+    /// What has passed through its connections.
+    #[must_use]
+    pub const fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// The server.

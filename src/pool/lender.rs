@@ -93,6 +93,18 @@ impl<M: Manage> Pool<M> {
         self.state.borrow().stats(Instant::now())
     }
 
+    /// Looks at each connection that waits for a client.
+    pub fn each_idle(&self, look: impl FnMut(&M::Conn)) {
+        self.state.borrow().each_idle(look);
+    }
+
+    /// Closes its connections: those that wait at once, those that serve somebody when they come back.
+    pub fn reconnect(self: &Rc<Self>) {
+        let closed = self.state.borrow_mut().renew(Instant::now());
+        drop(closed);
+        self.settle();
+    }
+
     /// Whether nobody has, awaits or opens a connection of it; it may still hold idle ones.
     pub fn is_idle(&self) -> bool {
         self.state.borrow().is_idle()

@@ -19,6 +19,8 @@ const PASSES_MAX: u32 = 16;
 /// A connection and its clock.
 pub(super) struct Slot<C> {
     pub(super) conn: C,
+    /// When it was opened.
+    opened_at: Instant,
     /// When it is too old; none means never.
     expires_at: Option<Instant>,
     /// When it was last given back.
@@ -33,7 +35,7 @@ impl<C> Slot<C> {
         let expires_at = (!limits.max_lifetime.is_zero())
             .then(|| now.checked_add(limits.max_lifetime.mul_f64(rand::random_range(0.9..=1.0))))
             .flatten();
-        Self { conn, expires_at, idle_since: now, checked_at: now }
+        Self { conn, opened_at: now, expires_at, idle_since: now, checked_at: now }
     }
 
     fn is_expired(&self, now: Instant) -> bool {
@@ -125,6 +127,8 @@ pub(super) struct State<M: Manage> {
     backoff: Backoff<M::Error>,
     next_id: u64,
     draining: bool,
+    /// Connections opened before are closed when they come back.
+    renewed_at: Option<Instant>,
     retry_armed: bool,
 }
 
@@ -138,6 +142,7 @@ impl<M: Manage> State<M> {
             backoff: Backoff::Healthy,
             next_id: 0,
             draining: false,
+            renewed_at: None,
             retry_armed: false,
         }
     }
@@ -172,7 +177,7 @@ impl<M: Manage> State<M> {
 
     /// A connection comes back from its check, as long unused as before.
     pub(super) fn give_back_checked(&mut self, slot: Slot<M::Conn>, now: Instant) -> Option<Slot<M::Conn>> {
-        if self.draining || slot.is_expired(now) {
+        if self.is_over(&slot, now) {
             return Some(slot);
         }
         let at = self.idle.partition_point(|other| other.idle_since <= slot.idle_since);
@@ -214,7 +219,7 @@ impl<M: Manage> State<M> {
 
     /// A connection comes back, its lease still standing; given out again to be closed if its time is over.
     pub(super) fn give_back(&mut self, mut slot: Slot<M::Conn>, now: Instant) -> Option<Slot<M::Conn>> {
-        if self.draining || slot.is_expired(now) {
+        if self.is_over(&slot, now) {
             return Some(slot);
         }
         slot.idle_since = now;
@@ -299,6 +304,20 @@ impl<M: Manage> State<M> {
                 || !manager.is_alive(&mut slot.conn)
         };
         self.idle.extract_if(.., is_stale).collect()
+    }
+
+    fn is_over(&self, slot: &Slot<M::Conn>, now: Instant) -> bool {
+        self.draining || slot.is_expired(now) || self.renewed_at.is_some_and(|at| slot.opened_at <= at)
+    }
+
+    /// Gives out the idle connections to be closed; those in use follow when they come back.
+    pub(super) fn renew(&mut self, now: Instant) -> Vec<Slot<M::Conn>> {
+        self.renewed_at = Some(now);
+        std::mem::take(&mut self.idle)
+    }
+
+    pub(super) fn each_idle(&self, look: impl FnMut(&M::Conn)) {
+        self.idle.iter().map(|slot| &slot.conn).for_each(look);
     }
 
     /// Refuses whoever waits and will come, and gives out the idle connections to be closed.

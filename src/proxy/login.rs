@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use crate::frontend::{
 };
 use crate::net::Stream;
 use crate::protocol::{CancelKey, Protocol, Report, SqlState};
-use crate::session::{Arrival, Ticket, say};
+use crate::session::{Arrival, Ticket, Visitor, say};
 use crate::tenant::{Placement, Pooling, Tenant};
 
 /// Takes one client as far as its thread, within the login time-out.
@@ -65,11 +66,19 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
         Err(error) => return failed(peer, &error),
     };
     let Opened { mut stream, protocol, parameters } = opened;
+    let encrypted = stream.tls().is_some();
     let (claim, keys) = match proven(shared, &mut stream, &parameters).await {
         Ok(proven) => proven,
         Err(error) => return failed(peer, &error),
     };
-    match ticket(shared, claim, keys, protocol, deadline, peer).await {
+    let visitor = Visitor {
+        user: claim.request.user.clone(),
+        address: peer.to_owned(),
+        application_name: application_name(&claim.request.settings),
+        connected_at: SystemTime::now(),
+        encrypted,
+    };
+    match ticket(shared, claim, keys, protocol, deadline, visitor).await {
         Ok(ticket) => {
             let tenant = Arc::clone(&ticket.tenant);
             if let Some(worker) = hand_over(shared, stream, ticket, slot) {
@@ -138,8 +147,9 @@ async fn ticket(
     keys: Keys,
     protocol: Protocol,
     deadline: Instant,
-    peer: &str,
+    visitor: Visitor,
 ) -> Result<Ticket, Report> {
+    let peer = visitor.address.as_str();
     let live = shared.live.load_full();
     let tenant = present(shared, &claim).await?;
     let placement = admit(&tenant, &claim.request)?;
@@ -167,6 +177,7 @@ async fn ticket(
         login: claim.login,
         settings,
         replication: claim.request.replication,
+        visitor,
         credential,
         server_user,
         long_key: protocol == Protocol::V3_2,
@@ -200,6 +211,11 @@ async fn service_credential(placement: &Placement) -> Result<(Credential, String
     let credentials = reference.resolve(Part::App).await.map_err(|error| unusable(&error))?;
     let password = credentials.password.ok_or_else(|| unusable(&"no password in the app secret"))?;
     Ok((Credential::Password(password), credentials.user))
+}
+
+fn application_name(settings: &[(String, String)]) -> String {
+    let found = settings.iter().find(|(name, _)| name == "application_name");
+    found.map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
 /// Moves the client to the thread of its placement, and says which that is: all sessions of a pool are on one thread.

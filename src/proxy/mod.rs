@@ -4,6 +4,7 @@ mod error;
 mod labels;
 mod listener;
 mod login;
+mod snapshot;
 mod watch;
 mod worker;
 
@@ -32,6 +33,7 @@ use crate::session::CancelKeys;
 use crate::{pool, session};
 
 pub use error::Error;
+pub use snapshot::Snapshot;
 
 /// How long a client over `max_clients` has to hear that.
 const SURPLUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -140,6 +142,11 @@ impl Proxy {
     #[must_use]
     pub const fn unix_path(&self) -> Option<&PathBuf> {
         self.unix_path.as_ref()
+    }
+
+    /// What it is doing now.
+    pub async fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot().await
     }
 
     /// How many clients are connected.

@@ -11,9 +11,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::backend::{PoolBudget, Pools, check_idle};
+use crate::backend::{PoolBudget, PoolState, Pools, check_idle};
 use crate::protocol::{Report, SqlState};
-use crate::session::{self, Arrival, Begin, CancelKeys, Control, MakeRoom, Thread};
+use crate::session::{self, Arrival, Begin, CancelKeys, ClientState, Control, MakeRoom, Thread};
 use crate::tenant::{Tenant, TenantId, TenantStatus};
 use crate::{pool, session::shutdown};
 
@@ -32,6 +32,8 @@ pub(super) enum Command {
     TenantChanged(TenantId, Option<Arc<Tenant>>),
     /// Which tenants have sessions or pools here?
     Tenants(oneshot::Sender<Vec<TenantId>>),
+    /// What are your sessions doing, and what do your pools hold?
+    Snapshot(oneshot::Sender<(Vec<ClientState>, Vec<PoolState>)>),
     /// Give up an idle pool, for one of another thread; was there one?
     Evict(oneshot::Sender<bool>),
     /// New time-outs.
@@ -177,6 +179,10 @@ fn obey(command: Command, begin: &Rc<Begin>) {
             tenants.dedup();
             // Whoever asked may have stopped waiting.
             let _ = reply.send(tenants);
+        }
+        Command::Snapshot(reply) => {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send((thread.clients(), begin.pools.states()));
         }
         Command::Evict(reply) => {
             // Whoever asked may have stopped waiting.

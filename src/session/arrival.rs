@@ -62,8 +62,8 @@ impl Arrival {
     /// change of its tenant that the thread hears of after it is missed.
     pub fn run(self, begin: Rc<Begin>) -> impl Future<Output = ()> {
         let ticket = &self.ticket;
-        let control =
-            Control::new(ticket.id, Arc::clone(&ticket.tenant), Arc::clone(&ticket.placement), begin.thread.now());
+        let (tenant, placement) = (Arc::clone(&ticket.tenant), Arc::clone(&ticket.placement));
+        let control = Control::new(ticket.id, tenant, placement, ticket.visitor.clone(), begin.thread.now());
         let entered = begin.thread.enter(&control);
         async move {
             self.run_as(control, begin).await;

@@ -40,6 +40,7 @@ impl Relay {
     pub(super) async fn wait_for_server(&mut self) -> Result<(), End> {
         self.up.window.park(&self.thread.buffers);
         self.control.set_doing(Doing::Waiting, self.thread.now());
+        let waits_since = std::time::Instant::now();
         let waited = {
             let mut checkout = pin!(self.place.pool.checkout(self.place.want.clone()));
             std::future::poll_fn(|cx| {
@@ -57,6 +58,7 @@ impl Relay {
             })
             .await
         };
+        self.place.pool.manager().traffic().add(|totals| totals.wait_time += waits_since.elapsed());
         match waited {
             Waited::Done(Ok(server)) => {
                 self.attach(server);
@@ -111,6 +113,7 @@ impl Relay {
             swallow = needed.ready_count;
         }
         let mut link = Link { swallow, ..Link::new(server) };
+        self.control.server_pid.set(link.server.process_id);
         if parsed_ahead {
             link.server.unnamed_owner = self.control.id;
         } else if state == UnnamedState::Dead {
@@ -138,6 +141,13 @@ impl Relay {
         let Some(link) = &mut self.link else { return };
         if link.swallow > 0 {
             return;
+        }
+        if let Some((query, transaction)) = link.ends() {
+            self.place.pool.manager().traffic().add(|totals| {
+                totals.query_time += query;
+                totals.transaction_time += transaction.unwrap_or_default();
+                totals.transactions += u64::from(transaction.is_some());
+            });
         }
         let idle = link.status == b'I';
         // Messages that get no answer (rows of a copy that has failed) may still be on their way, a part of one perhaps: neither
@@ -217,6 +227,7 @@ impl Relay {
     /// The connection stays with this client: why, once for each reason.
     fn count_pin(&mut self) {
         self.control.set_doing(Doing::Pinned, self.thread.now());
+        self.control.pinned_by.set(self.state.effects());
         for reason in self.state.take_uncounted().names() {
             metrics::counter!(crate::metrics::PINS, "reason" => reason).increment(1);
         }
@@ -225,6 +236,8 @@ impl Relay {
     /// Gives the connection back, after the cancel requests on their way to it.
     fn release(&mut self) {
         let Some(mut link) = self.link.take() else { return };
+        self.control.server_pid.set(0);
+        self.control.pinned_by.set(Effects::NONE);
         if link.reassert {
             // A RESET took away what was set at the hand-over, and there was no time to set it again.
             link.server.asserted = Asserted::Unknown;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Instant, SystemTime};
 
-use crate::protocol::Report;
+use super::client::Visitor;
+use crate::protocol::{Effects, Report};
 use crate::tenant::{Placement, Tenant};
 
 /// What a session is doing, for time-outs and for those who watch.
@@ -34,6 +35,12 @@ pub struct Control {
     pub tenant: Arc<Tenant>,
     /// Where it goes.
     pub placement: Arc<Placement>,
+    /// Who its client is.
+    pub visitor: Visitor,
+    /// The server process that it has; 0 for none.
+    pub(crate) server_pid: Cell<i32>,
+    /// Why it keeps it.
+    pub(crate) pinned_by: Cell<Effects>,
     /// When it ends, while its tenant is suspended with a grace.
     pub ends_at: Cell<Option<SystemTime>>,
     doing: Cell<Doing>,
@@ -51,11 +58,14 @@ pub struct Control {
 impl Control {
     /// A handle for a session that begins now.
     #[must_use]
-    pub fn new(id: u64, tenant: Arc<Tenant>, placement: Arc<Placement>, now: Instant) -> Rc<Self> {
+    pub fn new(id: u64, tenant: Arc<Tenant>, placement: Arc<Placement>, visitor: Visitor, now: Instant) -> Rc<Self> {
         Rc::new(Self {
             id,
             tenant,
             placement,
+            visitor,
+            server_pid: Cell::new(0),
+            pinned_by: Cell::new(Effects::NONE),
             ends_at: Cell::new(None),
             doing: Cell::new(Doing::Login),
             since: Cell::new(now),

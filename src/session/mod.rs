@@ -4,6 +4,7 @@ mod arrival;
 mod attach;
 mod buffer;
 mod cancels;
+mod client;
 mod config;
 mod context;
 mod control;
@@ -23,6 +24,7 @@ mod thread;
 mod ticket;
 
 pub use arrival::Arrival;
+pub use client::{ClientState, Visitor};
 pub use config::Config;
 pub use control::{Control, Doing};
 pub use keys::{CancelKey, CancelKeys, Owner};

@@ -3,6 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -40,6 +41,8 @@ pub(super) struct Link {
     pub(super) inquiry: Option<Box<Inquiry>>,
     /// Cancel requests on their way to this connection.
     pub(super) cancels: Rc<Cancels>,
+    /// When the client's transaction began, and what is under way in it.
+    pub(super) began: Option<(Instant, Instant)>,
     /// Whose unnamed statement is there, as far as answers have come; `unnamed_owner` is ahead by what was sent.
     pub(super) unnamed_answered: u64,
 }
@@ -56,9 +59,29 @@ impl Link {
             swallow: 0,
             reassert: false,
             inquiry: None,
+            began: None,
             cancels,
             unnamed_answered,
         }
+    }
+}
+
+impl Link {
+    /// Something of the client's goes to the server, which owed nothing.
+    fn begins(&mut self) {
+        let now = Instant::now();
+        self.began = Some((self.began.map_or(now, |(transaction, _)| transaction), now));
+    }
+
+    /// Everything is answered; how long it took: the query, and the transaction if that is over.
+    pub(super) fn ends(&mut self) -> Option<(Duration, Option<Duration>)> {
+        let (transaction, query) = self.began?;
+        let now = Instant::now();
+        let is_over = self.status == b'I';
+        if is_over {
+            self.began = None;
+        }
+        Some((now - query, is_over.then(|| now - transaction)))
     }
 }
 
@@ -362,6 +385,7 @@ impl Relay {
     fn write_down(&mut self, cx: &mut Context<'_>, wrote: &mut bool) -> Poll<io::Result<()>> {
         while self.down.window.has_ready() {
             let count = ready!(self.client.poll_write(cx, self.down.window.ready()))?;
+            self.place.pool.manager().traffic().add(|totals| totals.sent_bytes += count as u64);
             self.down.window.wrote(count);
             *wrote = true;
         }
@@ -441,6 +465,7 @@ impl Relay {
                 }
                 Poll::Ready(Ok(count)) => {
                     pumped = Pumped::Moved;
+                    self.place.pool.manager().traffic().add(|totals| totals.received_bytes += count as u64);
                     self.up.window.filled(count);
                     self.scan_up()?;
                 }
@@ -464,6 +489,9 @@ impl Relay {
         let answered = link.swallow > 0 || !self.pending.is_empty() || self.pending.is_skipping();
         if link.clean && answered {
             link.clean = false;
+            if !self.pending.is_empty() {
+                link.begins();
+            }
             self.control.set_doing(Doing::Active, self.thread.now());
         }
         if !self.up.prefix.is_empty() {

@@ -165,6 +165,7 @@ impl Relay {
             b'Z' => {
                 link.status = body.first().copied().unwrap_or(b'E');
                 link.clean = self.pending.is_empty();
+                self.place.pool.manager().traffic().add(|totals| totals.queries += 1);
             }
             b'S' => {
                 let changed = parameter_changed(link, body);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::buffer::Buffers;
+use super::client::ClientState;
 use super::control::{Control, Doing};
 use super::names::Statements;
 use crate::backend::Want;
@@ -84,6 +85,12 @@ impl Thread {
     #[must_use]
     pub fn sessions(&self) -> Vec<Rc<Control>> {
         self.sessions.borrow().values().cloned().collect()
+    }
+
+    /// What all sessions are doing.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ClientState> {
+        self.sessions.borrow().values().map(ClientState::of).collect()
     }
 
     /// How many sessions there are.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::client::Visitor;
 use super::keys::CancelKeys;
 use super::thread::Thread;
 use crate::backend::{Credential, Pools};
@@ -27,6 +28,8 @@ pub struct Ticket {
     pub settings: Vec<(String, String)>,
     /// `replication`, where allowed.
     pub replication: Option<String>,
+    /// Who the client is.
+    pub visitor: Visitor,
     /// What opens server connections for it.
     pub credential: Credential,
     /// The role that the credential opens.
