@@ -4,8 +4,10 @@ mod check;
 mod context;
 mod demo;
 mod login;
+mod migrate;
 mod module;
 mod output;
+mod progress;
 mod registry;
 mod serve;
 mod server;
@@ -48,6 +50,8 @@ enum Command {
     /// Tenants.
     #[command(subcommand)]
     Tenant(tenant::Command),
+    /// Bring all tenants' places to the version of their modules' migrations, or see how they stand.
+    Migrate(Box<migrate::Migrate>),
 }
 
 /// Does what was typed.
@@ -71,6 +75,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             Command::Server(command) => server::run(&context, command).await,
             Command::Module(command) => module::run(&context, command).await,
             Command::Tenant(command) => tenant::run(&context, command).await,
+            Command::Migrate(command) => migrate::run(&context, *command).await,
         }
     })
 }

@@ -1,7 +1,7 @@
 //! A registry to read from, whichever kind it is: a database, or a file.
 
 use crate::control::{Control, Error, Inventory};
-use crate::registry::{Contents, TenantDetails};
+use crate::registry::{Admin, Contents, TenantDetails};
 use crate::tenant::TenantName;
 
 /// Tenants read from the registry at a time.
@@ -23,6 +23,14 @@ impl Source {
             Self::File(contents) => {
                 Ok(Inventory { servers: contents.servers.clone(), modules: contents.modules.clone() })
             }
+        }
+    }
+
+    /// The registry database, if it is one.
+    pub(super) const fn registry(&self) -> Option<&Admin> {
+        match self {
+            Self::Database(control) => Some(control.registry()),
+            Self::File(_) => None,
         }
     }
 

@@ -75,6 +75,47 @@ pub(super) async fn apply(
     (progress, outcome)
 }
 
+/// Takes a place as being on a version: it has had each file up to it, as the file is now. What was half done counts as done.
+pub(super) async fn baseline(
+    connection: &Connection,
+    place: &Place,
+    files: &[MigrationFile],
+    version: i64,
+) -> (Progress, Result<(), Error>) {
+    let mut progress = Progress::default();
+    let outcome = baseline_in_turn(connection, place, files, version, &mut progress).await;
+    let renewed = connection.renew().await;
+    (progress, outcome.and(renewed))
+}
+
+async fn baseline_in_turn(
+    connection: &Connection,
+    place: &Place,
+    files: &[MigrationFile],
+    version: i64,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    if files.iter().all(|file| file.version != version) {
+        return Err(Error::NoSuchVersion { version, module: place.module.to_string() });
+    }
+    connection.take_turn("migrate the place", &place.lock()).await?;
+    let applied = versions::applied(connection, place).await?;
+    progress.version = applied.last().map(|had| had.version);
+    let new: Vec<_> =
+        files.iter().filter(|file| file.version <= version && applied.iter().all(|had| !had.is(file))).collect();
+    let mut sql = String::from("BEGIN; ");
+    for file in &new {
+        sql.push_str(&versions::take_as_applied(place, file));
+        sql.push_str(&versions::forget_begun(place, file));
+    }
+    sql.push_str("COMMIT");
+    let written = connection.client.batch_execute(&sql).await;
+    written.map_err(|source| connection.failed("take the place as being on a version", source))?;
+    progress.applied = new.len();
+    progress.version = progress.version.max(Some(version));
+    Ok(())
+}
+
 /// What a place has not had yet.
 pub(super) async fn pending<'a>(
     connection: &Connection,

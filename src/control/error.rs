@@ -258,6 +258,51 @@ pub enum Error {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// A module without migration files.
+    #[error(
+        "module \"{module}\" has no migrations; say where they are with: pgtenant module add {module} … --migrations DIR"
+    )]
+    NoMigrations {
+        /// The module.
+        module: String,
+    },
+    /// A version that no file has.
+    #[error("no migration of module \"{module}\" has the number {version}")]
+    NoSuchVersion {
+        /// The version.
+        version: i64,
+        /// The module.
+        module: String,
+    },
+    /// A server that could not be reached a moment ago.
+    #[error("server {server} was not tried again: {why}")]
+    Down {
+        /// The server.
+        server: ServerName,
+        /// What it failed with then, in a line.
+        why: String,
+    },
+    /// A place whose schema or database is not there.
+    #[error("place {place} on server {server} has no such schema")]
+    NoSchema {
+        /// Database and schema.
+        place: String,
+        /// The server.
+        server: ServerName,
+    },
+    /// Migrations of an adopted place run as its owner, which must not be an admin.
+    #[error(
+        "place {place} on server {server} belongs to \"{owner}\", which may do too much for migrations to run as it; give the schema (for public: \
+         the database) to a role that may not, with ALTER … OWNER TO"
+    )]
+    PowerfulOwner {
+        /// Database and schema.
+        place: String,
+        /// Whose it is.
+        owner: String,
+        /// The server.
+        server: ServerName,
+    },
     /// Someone else has been at work for too long.
     #[error(
         "{doing} on server {server}: another run is at work there (advisory lock \"{lock}\"); try again when it has ended"
@@ -450,6 +495,17 @@ impl Error {
             Self::Sql { source, .. } => source.as_db_error().is_some_and(is_transient),
             _ => false,
         }
+    }
+
+    /// Whether a place is not what its module's files make of it, so that nothing was tried.
+    pub(crate) const fn is_drift(&self) -> bool {
+        matches!(
+            self,
+            Self::MigrationChanged { .. }
+                | Self::MigrationUnknown { .. }
+                | Self::MigrationGap { .. }
+                | Self::MigrationBegun { .. }
+        )
     }
 
     /// Whether a migration had to give way to someone else, and may be applied when it is tried again.

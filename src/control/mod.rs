@@ -9,6 +9,7 @@ mod files;
 mod finish;
 mod inspect;
 mod logins;
+pub mod migrate;
 mod order;
 mod pattern;
 mod place;

@@ -8,6 +8,7 @@ use super::error::Error;
 use super::place::{LoginRole, Place};
 use super::provision::{ROLES, maintenance};
 use super::roles;
+use super::versions;
 use crate::auth::Credentials;
 use crate::fault;
 use crate::tenant::{Isolation, RoleName, quote_ident};
@@ -84,6 +85,7 @@ async fn drop_database(connection: &Connection, place: &Place) -> Result<(), Err
 
 async fn drop_schema(place: &Place, admin: &Credentials) -> Result<(), Error> {
     let mut connection = Connection::open(&place.server, admin, place.database.as_str()).await?;
+    database::open_books(&mut connection).await?;
     in_step!(connection, "drop the schema", &place.lock(), |step| drop_schema_in(&step, place))
 }
 
@@ -107,8 +109,7 @@ async fn drop_schema_in(step: &Step<'_>, place: &Place) -> Result<(), Error> {
         // The owner's default privileges are its own and would keep its role alive.
         step.run(&format!("DROP SCHEMA {schema} CASCADE; DROP OWNED BY {owner}")).await?;
     }
-    let forget = "DELETE FROM pgtenant.schema_versions WHERE module = $1 AND schema_name = $2::text::name";
-    step.query(forget, &[&place.module.as_str(), &schema]).await.map(drop)
+    step.run(&versions::forget(place)).await
 }
 
 async fn delete_rows(place: &Place, admin: &Credentials) -> Result<(), Error> {

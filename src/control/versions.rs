@@ -20,6 +20,13 @@ pub(super) struct Applied {
     checksum: String,
 }
 
+impl Applied {
+    /// Whether it was this very file.
+    pub(super) fn is(&self, file: &MigrationFile) -> bool {
+        self.version == file.version && self.checksum == file.checksum
+    }
+}
+
 /// How far a place has come with a file that runs statement by statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Begun {
@@ -102,9 +109,21 @@ pub(super) fn pending<'a>(
 
 /// The statement that says that a place has had a file.
 pub(super) fn record(place: &Place, file: &MigrationFile, took: Duration) -> String {
+    format!("{}; ", insert(place, file, took))
+}
+
+/// The statement that says that a place has had a file as it is now, whatever was said before.
+pub(super) fn take_as_applied(place: &Place, file: &MigrationFile) -> String {
+    format!(
+        "{} ON CONFLICT (module, schema_name, version) DO UPDATE SET name = EXCLUDED.name, checksum = EXCLUDED.checksum; ",
+        insert(place, file, Duration::ZERO)
+    )
+}
+
+fn insert(place: &Place, file: &MigrationFile, took: Duration) -> String {
     format!(
         "INSERT INTO pgtenant.schema_versions (module, schema_name, version, name, checksum, duration_ms) \
-         VALUES ({}, {}, {}, {}); ",
+         VALUES ({}, {}, {}, {})",
         key(place, file),
         quote_literal(&file.name),
         quote_literal(&file.checksum),
@@ -130,7 +149,16 @@ pub(super) fn forget_begun(place: &Place, file: &MigrationFile) -> String {
     format!("DELETE FROM pgtenant.statements_done WHERE (module, schema_name, version) = ({}); ", key(place, file))
 }
 
+/// The statements that forget all that a place has had.
+pub(super) fn forget(place: &Place) -> String {
+    let books = ["schema_versions", "statements_done"];
+    books.map(|book| format!("DELETE FROM pgtenant.{book} WHERE (module, schema_name) = ({}); ", of(place))).concat()
+}
+
 fn key(place: &Place, file: &MigrationFile) -> String {
-    let (module, schema) = (quote_literal(place.module.as_str()), quote_literal(place.schema_name()));
-    format!("{module}, {schema}, {}", file.version)
+    format!("{}, {}", of(place), file.version)
+}
+
+fn of(place: &Place) -> String {
+    format!("{}, {}", quote_literal(place.module.as_str()), quote_literal(place.schema_name()))
 }

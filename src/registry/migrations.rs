@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = migrations![
     2 "0002_triggers",
     3 "0003_views_and_procedures",
     4 "0004_lifecycle",
+    5 "0005_versions",
 ];
 
 /// One migration, and whether the registry has it.

@@ -27,5 +27,5 @@ pub use contents::{Contents, Problem, Problems};
 pub use error::{RegistryError, Unavailable};
 pub use handle::Registry;
 pub use migrations::MigrationState;
-pub use rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, Put, TenantDetails, TenantRow};
+pub use rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantDetails, TenantRow};
 pub use transaction::Transaction;

@@ -199,6 +199,28 @@ pub(super) const READ_LOG: &str = "
         'detail', l.detail, 'logged_at', extract(epoch FROM l.logged_at)::pg_catalog.float8)::pg_catalog.text
     FROM pgtenant.module_log AS l WHERE l.tenant_id OPERATOR(pg_catalog.=) $1 ORDER BY l.id DESC LIMIT $2";
 
+/// `$1`: [`super::rows::PlacementVersion`]s as a JSON array; those whose places are gone are left out. What was applied or failed goes to the
+/// log as well.
+pub(super) const RECORD_VERSIONS: &str = "
+    WITH told AS (
+        SELECT p.tenant_id, p.module, p.server, p.database, p.schema, r.version, r.applied, r.error
+        FROM pg_catalog.json_to_recordset($1::pg_catalog.json) AS r(tenant_id pg_catalog.uuid, module pg_catalog.text,
+            version pg_catalog.int8, applied pg_catalog.int8, error pg_catalog.text)
+        JOIN pgtenant.placements AS p ON p.tenant_id OPERATOR(pg_catalog.=) r.tenant_id AND p.module OPERATOR(pg_catalog.=) r.module
+    ), logged AS (
+        INSERT INTO pgtenant.module_log (tenant_id, tenant_slug, module, server, database, schema, status, detail, step)
+        SELECT t.tenant_id, n.slug, t.module, t.server, t.database, t.schema, CASE WHEN t.error IS NULL THEN 'done' ELSE 'failed' END,
+            coalesce(t.error, pg_catalog.format('%s files, to version %s', t.applied, t.version)), 'migrations'
+        FROM told AS t JOIN pgtenant.tenants AS n ON n.id OPERATOR(pg_catalog.=) t.tenant_id
+        WHERE t.applied OPERATOR(pg_catalog.>) 0 OR t.error IS NOT NULL
+    )
+    INSERT INTO pgtenant.placement_versions AS v (tenant_id, module, version, error, migrated_at)
+    SELECT t.tenant_id, t.module, t.version, t.error,
+        CASE WHEN t.applied OPERATOR(pg_catalog.>) 0 THEN pg_catalog.clock_timestamp() END
+    FROM told AS t ORDER BY t.tenant_id, t.module
+    ON CONFLICT (tenant_id, module) DO UPDATE SET (version, error, migrated_at, checked_at)
+        = (coalesce(EXCLUDED.version, v.version), EXCLUDED.error, coalesce(EXCLUDED.migrated_at, v.migrated_at), EXCLUDED.checked_at)";
+
 /// `$1`: the key. Held until the connection ends.
 pub(super) const ADVISORY_LOCK: &str = "SELECT 1 FROM (SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pgtenant:' OPERATOR(pg_catalog.||) $1, 0))) AS l";
 

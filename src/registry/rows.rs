@@ -240,6 +240,21 @@ pub struct LogEntry {
     pub logged_at: Option<SystemTime>,
 }
 
+/// What a run of migrations left a place with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlacementVersion {
+    /// Whose place it is.
+    pub tenant_id: TenantId,
+    /// The module that it is a place of.
+    pub module: ModuleName,
+    /// The highest version that it has had; what was known stays where nothing could be learnt.
+    pub version: Option<i64>,
+    /// Files applied by the run.
+    pub applied: usize,
+    /// Why the run failed there.
+    pub error: Option<String>,
+}
+
 /// Points in time as seconds since 1970.
 pub(super) mod epoch {
     use super::{Deserialize, Deserializer, Duration, Serialize, Serializer, SystemTime, UNIX_EPOCH};

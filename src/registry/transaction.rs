@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use super::admin::Parameter;
 use super::error::RegistryError;
 use super::queries;
-use super::rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, Put, TenantRow};
+use super::rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantRow};
 use crate::fault;
 use crate::tenant::{Alias, Login, ModuleName, Server, ServerName, TenantId, TenantStatus};
 
@@ -220,6 +220,15 @@ impl Transaction {
     pub async fn log(&self, entry: &LogEntry) -> Result<(), RegistryError> {
         let doing = "write the module log";
         self.execute(doing, queries::WRITE_LOG, &[(&json(doing, entry)?, Type::TEXT)]).await.map(drop)
+    }
+
+    /// Says who is on which version of its migrations now, and adds what was applied or failed to the module log.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn record_versions(&self, versions: &[PlacementVersion]) -> Result<(), RegistryError> {
+        let doing = "write who is on which version";
+        self.execute(doing, queries::RECORD_VERSIONS, &[(&json(doing, &versions)?, Type::TEXT)]).await.map(drop)
     }
 
     fn client(&self) -> Result<&Object, RegistryError> {

@@ -29,6 +29,8 @@ mod isolation;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod migrate;
+#[cfg(test)]
 mod pooling;
 #[cfg(test)]
 mod prepared;

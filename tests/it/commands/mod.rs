@@ -4,4 +4,4 @@ mod crash;
 mod create;
 mod life;
 mod portrait;
-mod site;
+pub(crate) mod site;

@@ -10,14 +10,14 @@ use tokio_postgres::{Client, NoTls};
 use crate::support::{self, Database, unique};
 
 /// A registry of a test's own, with one server in it: the shared one.
-pub(super) struct Site {
-    pub(super) registry: Database,
-    pub(super) files: tempfile::TempDir,
-    pub(super) name: String,
+pub(crate) struct Site {
+    pub(crate) registry: Database,
+    pub(crate) files: tempfile::TempDir,
+    pub(crate) name: String,
 }
 
 impl Site {
-    pub(super) async fn new(prefix: &str) -> Self {
+    pub(crate) async fn new(prefix: &str) -> Self {
         let registry = support::database(prefix).await;
         let site = Self { registry, files: tempfile::tempdir().unwrap(), name: unique(prefix) };
         let cluster = support::cluster().await;
@@ -32,17 +32,17 @@ impl Site {
         site
     }
 
-    pub(super) fn secret(&self, part: &str) -> String {
+    pub(crate) fn secret(&self, part: &str) -> String {
         format!("file:{}", self.files.path().join(part).display())
     }
 
-    pub(super) fn write_secret(&self, part: &str, url: &str) {
+    pub(crate) fn write_secret(&self, part: &str, url: &str) {
         let path = self.files.path().join(part);
         std::fs::write(&path, url).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgtenant"));
         command.args(arguments).env("PGTENANT_REGISTRY", &self.registry.url);
         for variable in ["PGTENANT_CONFIG", "PGTENANT_PROXY"] {
@@ -51,11 +51,11 @@ impl Site {
         command
     }
 
-    pub(super) fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
-    pub(super) fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
         let mut child = self
             .command(arguments)
             .stdin(Stdio::piped())
@@ -68,19 +68,19 @@ impl Site {
     }
 
     /// Runs a command that must succeed.
-    pub(super) fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs a command that must succeed, with `--json`: standard output is JSON and nothing else.
-    pub(super) fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.ok(&[arguments, &["--json"]].concat())).unwrap()
     }
 
     /// Runs a command that must fail with this code; the one line that it says.
-    pub(super) fn fails(&self, code: i32, arguments: &[&str]) -> String {
+    pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
@@ -90,23 +90,23 @@ impl Site {
     }
 
     /// A module with a name of the test's own.
-    pub(super) fn module(&self, kind: &str, flags: &[&str]) -> String {
+    pub(crate) fn module(&self, kind: &str, flags: &[&str]) -> String {
         let name = format!("{}_{kind}", self.name);
         self.ok(&[&["module", "add", &name, "--server", "main"], flags].concat());
         name
     }
 
-    pub(super) fn slug(&self, slug: &str) -> String {
+    pub(crate) fn slug(&self, slug: &str) -> String {
         format!("{}_{slug}", self.name)
     }
 
-    pub(super) async fn count(&self, sql: &str) -> i64 {
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
         self.registry.admin.query_one(sql, &[]).await.unwrap().get(0)
     }
 }
 
 /// Logs in to a module's place as the tenant, straight to the server.
-pub(super) async fn login(module: &Value, password: &str) -> Result<Client, tokio_postgres::Error> {
+pub(crate) async fn login(module: &Value, password: &str) -> Result<Client, tokio_postgres::Error> {
     let cluster = support::cluster().await;
     let mut config = tokio_postgres::Config::new();
     config.host(cluster.host()).port(cluster.port()).dbname(module["database"].as_str().unwrap());
@@ -116,7 +116,7 @@ pub(super) async fn login(module: &Value, password: &str) -> Result<Client, toki
     Ok(client)
 }
 
-pub(super) fn keys(value: &Value) -> Vec<&str> {
+pub(crate) fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
     keys
