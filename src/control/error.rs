@@ -343,6 +343,16 @@ pub enum Error {
         /// The server.
         server: ServerName,
     },
+    /// A login's role owns what dropping it would drop.
+    #[error(
+        "role \"{role}\" on server {server} owns objects, which pgtenant did not make; drop them or give them to another role"
+    )]
+    Owns {
+        /// The role.
+        role: String,
+        /// The server.
+        server: ServerName,
+    },
     /// A login's role without a verifier.
     #[error("the login of role \"{role}\" has no password yet; set one with: pgtenant tenant login password")]
     NoVerifier {
@@ -493,6 +503,8 @@ impl Error {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Sql { source, .. } => source.as_db_error().is_some_and(is_transient),
+            // Temporary tables of a session that is just ending.
+            Self::Owns { .. } => true,
             _ => false,
         }
     }

@@ -45,7 +45,7 @@ async fn leave(step: &Step<'_>, place: &Place, last: bool) -> Result<(), Error> 
     Ok(())
 }
 
-/// Drops the roles of a tenant on the place's server, and whatever session they have there.
+/// Drops the roles of a tenant on the place's server, with whatever session and rights they have there.
 pub(super) async fn drop_roles(place: &Place) -> Result<(), Error> {
     let admin = admin_credentials(&place.server).await?;
     let mut connection = maintenance(place, &admin).await?;
@@ -53,8 +53,14 @@ pub(super) async fn drop_roles(place: &Place) -> Result<(), Error> {
     let logins = place.logins.iter().map(|login| &login.role);
     let mut names: Vec<&RoleName> = logins.chain(&place.role).collect();
     names.dedup();
-    for role in names {
-        in_step!(connection, "drop a login's role", ROLES, |step| roles::drop_marked(&step, role.as_str(), &mark))?;
+    for role in names.into_iter().map(RoleName::as_str) {
+        let found = in_step!(connection, "look for a role's rights", ROLES, |step| roles::rights(&step, role, &mark))?;
+        // Rights that an earlier unsubscription left on data that was to be kept.
+        for database in found {
+            let mut there = Connection::open(&place.server, &admin, &database).await?;
+            in_step!(there, "take a role's rights", ROLES, |step| roles::disown(&step, role))?;
+        }
+        in_step!(connection, "drop a login's role", ROLES, |step| roles::drop_marked(&step, role, &mark))?;
     }
     Ok(())
 }

@@ -91,6 +91,32 @@ pub(super) async fn drop_marked(step: &Step<'_>, role: &str, mark: &str) -> Resu
     step.run(&format!("DROP ROLE {}", quote_ident(role))).await
 }
 
+/// The databases in which a role that bears the mark has rights or objects. Its sessions end, and with them their temporary tables.
+pub(super) async fn rights(step: &Step<'_>, role: &str, mark: &str) -> Result<Vec<String>, Error> {
+    if !is_marked(step, role, mark).await? {
+        return Ok(Vec::new());
+    }
+    end_sessions(step, role).await?;
+    // A right on a database as such is taken from anywhere.
+    let sql = "SELECT DISTINCT coalesce(d.datname, current_database())::text FROM pg_shdepend s \
+               LEFT JOIN pg_database d ON d.oid = s.dbid \
+               WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1)";
+    let rows = step.query(sql, &[&role]).await?;
+    rows.iter().map(|row| row.try_get(0).map_err(|source| step.failed(source))).collect()
+}
+
+/// Takes all rights in the connected database from a role, which must own nothing there.
+pub(super) async fn disown(step: &Step<'_>, role: &str) -> Result<(), Error> {
+    let owns = "SELECT EXISTS (SELECT FROM pg_shdepend WHERE deptype = 'o' AND refclassid = 'pg_authid'::regclass \
+                    AND refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1) \
+                    AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    if step.value::<bool>(owns, &[&role]).await? {
+        return Err(Error::Owns { role: role.to_owned(), server: step.server.clone() });
+    }
+    own_through(step, role).await?;
+    step.run(&format!("DROP OWNED BY {}", quote_ident(role))).await
+}
+
 /// Takes the login from a role that bears the mark, and drops it unless it is to `stay`.
 pub(super) async fn close(step: &Step<'_>, role: &str, mark: &str, stay: bool) -> Result<(), Error> {
     if !stay {

@@ -179,3 +179,18 @@ async fn a_deleted_tenant_is_archived_or_leaves_nothing_and_others_keep_theirs()
     let seen = format!("SELECT count(*) FROM {schema}.items");
     assert_eq!(client.query_one(&seen, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
+
+#[tokio::test]
+async fn a_deleted_tenant_keeps_no_rights_on_what_an_earlier_unsubscription_kept() {
+    let site = Site::new("kept").await;
+    let (slug, made) = tenant(&site, "acme").await;
+    let ops = format!("{}_ops", site.name);
+    site.ok(&["tenant", "unsubscribe", &slug, &ops]);
+    site.ok(&["tenant", "delete", &slug, "--drop-data"]);
+    let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{slug}%'");
+    assert_eq!(site.count(&roles).await, 0);
+    let schema = made["modules"][0]["schema"].as_str().unwrap();
+    let kept = support::cluster().await.connect(&site.slug("ops")).await.unwrap();
+    let acl = format!("SELECT array_length(nspacl, 1)::int8 FROM pg_namespace WHERE nspname = '{schema}'");
+    assert_eq!(kept.query_one(&acl, &[]).await.unwrap().get::<_, i64>(0), 1, "only its owner's");
+}
