@@ -131,6 +131,7 @@ impl Site {
                 making.join_next().await.context("a tenant")???;
             }
             let new = NewTenant {
+                id: None,
                 slug: Slug::parse(&format!("t{n:05}"))?,
                 name: format!("Tenant {n}"),
                 contact: None,

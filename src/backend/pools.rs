@@ -127,10 +127,15 @@ impl Pools {
     ) -> Result<Rc<ServerPool>, PoolsFull> {
         let used = self.clock.get() + 1;
         self.clock.set(used);
-        if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
+        // A tenant's own pool follows its own size; a common one keeps the size that it was made with.
+        let resized = |pool: &ServerPool| key.tenant.is_some() && pool.limits().size != limits.size;
+        if let Some(entry) = self.entries.borrow_mut().get_mut(key)
+            && !resized(&entry.pool)
+        {
             entry.used = used;
             return Ok(Rc::clone(&entry.pool));
         }
+        self.retire(|known| known == key);
         if !self.budget.take() {
             // The place of one that is evicted here is taken over at once.
             if !self.evict() || !self.budget.take() {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::context::Context;
-use super::output::{Failure, or_dash, print, print_json, table};
+use super::output::{Failure, or_dash, print, print_json, remark, table};
 use super::server::{Removed, Written, bail_not_found, word};
 use crate::control::{check_module, migrations_directory};
 use crate::registry::ModuleRow;
@@ -56,6 +56,9 @@ pub(super) struct Add {
     /// Name of a tenant's role [default: {slug}_app].
     #[arg(long, value_name = "PATTERN")]
     role_pattern: Option<String>,
+    /// Database of which each tenant's own database is made a copy, with all that is in it; for isolation database.
+    #[arg(long, value_name = "DATABASE")]
+    template: Option<DatabaseName>,
     /// Directory of numbered SQL files, applied to each place by its owner.
     #[arg(long, value_name = "DIR")]
     migrations: Option<PathBuf>,
@@ -92,6 +95,7 @@ async fn add(context: &Context, module: Add) -> Result<(), Failure> {
         schema_pattern: module.schema_pattern,
         database_pattern: module.database_pattern,
         role_pattern: module.role_pattern,
+        template: module.template,
         search_path_extra: module.search_path_extra,
         migrations: migrations.map(|path| path.display().to_string()),
         aliases: module.aliases,
@@ -105,9 +109,20 @@ async fn add(context: &Context, module: Add) -> Result<(), Failure> {
     if admin.servers().await?.iter().all(|known| known.name.as_str() != server) {
         bail_not_found("server", server)?;
     }
+    let known = admin.modules().await?.into_iter().find(|known| known.name == row.name);
     let transaction = admin.begin().await?;
+    let kept = match known.filter(|known| known.pooling != row.pooling) {
+        Some(known) => transaction.keep_pooling(&row.name, known.pooling).await?,
+        None => 0,
+    };
     let result = word(transaction.put_module(&row).await?);
     transaction.commit().await?;
+    if kept > 0 {
+        remark(format_args!(
+            "{kept} tenants have module {} already and keep the pooling that they were made for",
+            row.name
+        ));
+    }
     if context.json() {
         print_json(&Written { row: &row, result })?;
     } else {

@@ -1,18 +1,23 @@
 //! `pgtenant tenant …`
 
+use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::context::Context;
 use super::login::{self, parse_login, read_password};
 use super::output::{Failure, print, print_json, remark, table};
 use super::view::{CreatedView, TenantView, print_tenant, url};
 use crate::auth::Secret;
-use crate::control::{self, DEFAULT_LOGIN, NewTenant, Overrides, Subscription};
+use crate::control::{self, DEFAULT_LOGIN, Limits, NewTenant, Overrides, Subscription};
 use crate::registry::TenantDetails;
-use crate::tenant::{Alias, DatabaseName, Isolation, ModuleName, RoleName, ServerName, Slug, TenantName};
+use crate::tenant::{
+    Alias, DatabaseName, Isolation, ModuleName, PoolMode, RoleName, ServerName, Slug, TenantId, TenantName,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -112,6 +117,8 @@ pub(super) struct Subscribe {
     /// A database instead of what the module's settings make.
     #[arg(long)]
     database: Option<DatabaseName>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// A schema instead of what the module's settings make.
     #[arg(long)]
     schema: Option<String>,
@@ -145,12 +152,59 @@ pub(super) struct Create {
     /// A server instead of the modules' own.
     #[arg(long)]
     server: Option<ServerName>,
+    #[command(flatten)]
+    limits: LimitFlags,
+    /// Its id, if it has one elsewhere already; otherwise one is made.
+    #[arg(long, value_name = "UUID")]
+    id: Option<Uuid>,
     /// Name of its login.
     #[arg(long, default_value = DEFAULT_LOGIN, value_parser = parse_login)]
     login: String,
     /// Take the password from standard input instead of making one.
     #[arg(long)]
     password_stdin: bool,
+}
+
+/// What may differ for one tenant, and may change at any time: `subscribe` on a module that it has already does that.
+#[derive(Debug, Clone, Default, Args)]
+struct LimitFlags {
+    /// Most connections of the tenant's pool, or `default` for the module's own number.
+    #[arg(long, value_name = "N|default", value_parser = own::<NonZeroU32>)]
+    pool_size: Option<Own<NonZeroU32>>,
+    /// session or transaction, or `default` for the module's own.
+    #[arg(long, value_name = "MODE|default", value_parser = own::<PoolMode>)]
+    pool_mode: Option<Own<PoolMode>>,
+}
+
+/// A setting of one tenant.
+#[derive(Debug, Clone, Copy)]
+enum Own<T> {
+    /// The module's holds.
+    Modules,
+    /// Its own.
+    Is(T),
+}
+
+impl<T> Own<T> {
+    fn value(self) -> Option<T> {
+        match self {
+            Self::Modules => None,
+            Self::Is(value) => Some(value),
+        }
+    }
+}
+
+fn own<T: FromStr>(text: &str) -> Result<Own<T>, T::Err> {
+    if text == "default" { Ok(Own::Modules) } else { text.parse().map(Own::Is) }
+}
+
+impl LimitFlags {
+    fn limits(self) -> Limits {
+        Limits {
+            pool_mode: self.pool_mode.map(Own::value),
+            pool_size: self.pool_size.map(|size| size.value().map(NonZeroU32::get)),
+        }
+    }
 }
 
 /// A connection string in JSON.
@@ -204,12 +258,18 @@ async fn create(context: &Context, new: Create) -> Result<(), Failure> {
     let control = context.control().await?;
     let created = control
         .create(NewTenant {
+            id: new.id.map(TenantId),
             slug: new.slug,
             name: new.name,
             contact: new.contact,
             aliases: new.aliases,
             modules: new.modules,
-            overrides: Overrides { isolation: new.isolation, server: new.server, database: None },
+            overrides: Overrides {
+                isolation: new.isolation,
+                server: new.server,
+                database: None,
+                limits: new.limits.limits(),
+            },
             login: new.login,
             password,
         })
@@ -234,7 +294,12 @@ async fn create(context: &Context, new: Create) -> Result<(), Failure> {
 
 async fn subscribe(context: &Context, wanted: Subscribe) -> Result<(), Failure> {
     let control = context.control().await?;
-    let overrides = Overrides { isolation: wanted.isolation, server: wanted.server, database: wanted.database };
+    let overrides = Overrides {
+        isolation: wanted.isolation,
+        server: wanted.server,
+        database: wanted.database,
+        limits: wanted.limits.limits(),
+    };
     let subscription = Subscription {
         module: wanted.module,
         overrides,

@@ -102,7 +102,7 @@ pub(super) fn print_tenant(tenant: &TenantDetails, password: Option<&Secret>, pr
     }
     let logins: Vec<_> = tenant.logins.iter().map(|login| format!("{} (role {})", login.login, login.role)).collect();
     print(format_args!("logins: {}", or_dash((!logins.is_empty()).then(|| logins.join(", ")))))?;
-    let mut rows = table(["module", "isolation", "server", "database", "schema", "role", "status"]);
+    let mut rows = table(["module", "isolation", "server", "database", "schema", "role", "status", "own limits"]);
     for placement in &tenant.placements {
         rows.add_row([
             placement.module.to_string(),
@@ -112,6 +112,7 @@ pub(super) fn print_tenant(tenant: &TenantDetails, password: Option<&Secret>, pr
             or_dash(placement.schema.as_ref()),
             or_dash(placement.role.as_ref()),
             placement.status.as_str().to_owned(),
+            or_dash(limits(placement)),
         ]);
     }
     print(rows)?;
@@ -119,6 +120,13 @@ pub(super) fn print_tenant(tenant: &TenantDetails, password: Option<&Secret>, pr
         print(format_args!("  {}", url(tenant, placement.module.as_str(), password, proxy)))?;
     }
     Ok(())
+}
+
+/// What differs from the module's settings.
+fn limits(placement: &PlacementRow) -> Option<String> {
+    let size = placement.pool_size.map(|size| format!("pool {size}"));
+    let words: Vec<_> = size.into_iter().chain(placement.pool_mode.map(|mode| mode.to_string())).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// A word as a part of a URL: whatever is not unreserved (RFC 3986, 2.3) is escaped.

@@ -70,6 +70,16 @@ pub enum Error {
         /// What the command says.
         asked: String,
     },
+    /// The login of a tenant that is there has another password than the one that was given for a new one.
+    #[error(
+        "tenant \"{tenant}\" is there already and its login \"{login}\" has another password; change it with: pgtenant tenant login password {tenant} {login}"
+    )]
+    OtherPassword {
+        /// Its slug.
+        tenant: String,
+        /// The login.
+        login: String,
+    },
     /// No module has this name.
     #[error("module \"{module}\" not found; add it with: pgtenant module add {module}")]
     NoModule {
@@ -473,6 +483,14 @@ pub enum Error {
         module: String,
         /// The isolation asked for.
         isolation: &'static str,
+    },
+    /// Connections to one database serve nobody else's.
+    #[error(
+        "module {module} gives each tenant a database of its own, whose connections cannot be shared; leave out --pooling shared"
+    )]
+    SharedDatabases {
+        /// The module.
+        module: String,
     },
     /// A common schema cannot be named after a tenant.
     #[error(

@@ -32,7 +32,7 @@ pub use files::migrations_directory;
 pub use finish::Reconciled;
 pub use inspect::{Problem, inspect};
 pub use logins::LoginMade;
-pub use order::{DEFAULT_LOGIN, Inventory, Overrides, check_module, default_login};
+pub use order::{DEFAULT_LOGIN, Inventory, Limits, Overrides, check_module, default_login};
 pub use pattern::Pattern;
 pub use place::{LoginRole, Place, TENANT_COLUMN};
 pub use provision::{Provisioned, SCRAM_ITERATIONS, check_admin, provision, verifier};

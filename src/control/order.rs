@@ -5,7 +5,8 @@ use super::pattern::Pattern;
 use super::place::{LoginRole, Place, TENANT_COLUMN};
 use crate::registry::{ModuleRow, PlacementRow, PlacementStatus, TenantDetails};
 use crate::tenant::{
-    DatabaseName, Isolation, Login, ModuleName, Pooling, RoleName, SchemaName, Server, ServerName, Slug, TenantId,
+    DatabaseName, Isolation, Login, ModuleName, PoolMode, Pooling, RoleName, SchemaName, Server, ServerName, Slug,
+    TenantId,
 };
 
 /// What a command says about a place beyond what the module does.
@@ -17,6 +18,29 @@ pub struct Overrides {
     pub server: Option<ServerName>,
     /// Another database.
     pub database: Option<DatabaseName>,
+    /// How its connections are used and how many they are. Other than the rest, these may change at any time.
+    pub limits: Limits,
+}
+
+/// What of a tenant's connections differs from the module's settings. What is not said stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// How long its clients keep a connection; `Some(None)`: the module's again.
+    pub pool_mode: Option<Option<PoolMode>>,
+    /// Most connections; `Some(None)`: the module's again.
+    pub pool_size: Option<Option<u32>>,
+}
+
+impl Limits {
+    /// Gives a placement what is said here.
+    pub fn apply(&self, placement: &mut PlacementRow) {
+        if let Some(mode) = self.pool_mode {
+            placement.pool_mode = mode;
+        }
+        if let Some(size) = self.pool_size {
+            placement.pool_size = size;
+        }
+    }
 }
 
 /// The servers and modules of a registry, read once for a command.
@@ -72,7 +96,7 @@ impl Inventory {
         };
         let schema = row.schema_for(slug, id).map(|name| SchemaName::parse(&name)).transpose()?;
         let has_role = pooling(&row, row.isolation, None) == Pooling::PerTenant || row.set_role;
-        Ok(PlacementRow {
+        let mut placement = PlacementRow {
             module: row.name.clone(),
             isolation: row.isolation,
             server,
@@ -84,7 +108,9 @@ impl Inventory {
             pool_size: None,
             status: PlacementStatus::Provisioning,
             managed: true,
-        })
+        };
+        overrides.limits.apply(&mut placement);
+        Ok(placement)
     }
 
     /// The role of a tenant's own connections: the one it has, else what its first module makes of its name.
@@ -205,6 +231,9 @@ pub fn check_module(module: &mut ModuleRow) -> Result<(), Error> {
     }
     if module.isolation != Isolation::Database && module.database.is_none() {
         return Err(no_database(module));
+    }
+    if module.isolation == Isolation::Database && module.pooling == Pooling::Shared {
+        return Err(Error::SharedDatabases { module: module.name.to_string() });
     }
     if module.isolation == Isolation::Shared {
         let pattern = module.schema_pattern.as_deref().unwrap_or("{module}");

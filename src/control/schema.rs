@@ -3,7 +3,7 @@
 use super::connection::Step;
 use super::error::Error;
 use super::place::Place;
-use crate::tenant::{Isolation, quote_ident, quote_literal};
+use crate::tenant::{Isolation, Pooling, quote_ident, quote_literal};
 
 /// Who gets the rights on a place's data.
 pub(super) struct Grantees {
@@ -60,6 +60,22 @@ pub(super) async fn grant(step: &Step<'_>, place: &Place, grantees: &Grantees) -
         match place.isolation {
             Isolation::Shared => grant_rows(step, place, grantee).await?,
             Isolation::Database | Isolation::Schema => grant_all(step, place, grantee).await?,
+        }
+        open_extras(step, place, grantee).await?;
+    }
+    Ok(())
+}
+
+/// Lets a role look into the schemas that follow its own in `search_path`. What it may do there is for whoever made them to say.
+async fn open_extras(step: &Step<'_>, place: &Place, grantee: &str) -> Result<(), Error> {
+    // One grant for all tenants of a common database.
+    let clients = place.clients();
+    let common = place.isolation != Isolation::Database && place.pooling == Pooling::PerTenant;
+    let grantee = if common { clients.as_str() } else { grantee };
+    for extra in &place.search_path_extra {
+        let closed = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $2 AND NOT has_schema_privilege($1, oid, 'USAGE'))";
+        if step.value::<bool>(closed, &[&grantee, extra]).await? {
+            step.run(&format!("GRANT USAGE ON SCHEMA {} TO {}", quote_ident(extra), quote_ident(grantee))).await?;
         }
     }
     Ok(())

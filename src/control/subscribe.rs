@@ -74,8 +74,9 @@ impl Control {
         }
         if let Some(known) = tenant.placements.iter().find(|known| known.module == wanted.module) {
             check_stays(tenant, known)?;
-            check_same(tenant, known, &placement, wanted.role.is_some())?;
+            check_same(tenant, known, wanted)?;
             placement = known.clone();
+            wanted.overrides.limits.apply(&mut placement);
         }
         if !existing {
             return Ok((placement, Vec::new()));
@@ -107,9 +108,7 @@ impl Control {
         }
         let id = tenant.tenant.id;
         let transaction = self.registry.begin().await?;
-        if tenant.placements.iter().all(|known| known.module != placement.module) || existing {
-            transaction.put_placement(id, placement).await?;
-        }
+        transaction.put_placement(id, placement).await?;
         for login in &logins {
             transaction.put_login(id, login).await?;
         }
@@ -188,26 +187,21 @@ impl Control {
     }
 }
 
-/// A module that the tenant has already must be where the command says.
-fn check_same(
-    tenant: &TenantDetails,
-    known: &PlacementRow,
-    asked: &PlacementRow,
-    role_given: bool,
-) -> Result<(), Error> {
-    let text = |value: Option<&str>| value.unwrap_or("-").to_owned();
-    let role = |row: &PlacementRow| text(row.role.as_ref().map(RoleName::as_str));
-    let mut compared = vec![
-        ("isolation", known.isolation.to_string(), asked.isolation.to_string()),
-        ("server", known.server.to_string(), asked.server.to_string()),
-        ("database", known.database.to_string(), asked.database.to_string()),
-        ("schema", text(known.schema.as_deref()), text(asked.schema.as_deref())),
+/// A module that the tenant has already must be where the command says, if it says so.
+fn check_same(tenant: &TenantDetails, known: &PlacementRow, wanted: &Subscription) -> Result<(), Error> {
+    let asked = &wanted.overrides;
+    let compared = [
+        ("isolation", Some(known.isolation.to_string()), asked.isolation.map(|isolation| isolation.to_string())),
+        ("server", Some(known.server.to_string()), asked.server.as_ref().map(ToString::to_string)),
+        ("database", Some(known.database.to_string()), asked.database.as_ref().map(ToString::to_string)),
+        ("schema", known.schema.clone(), wanted.schema.clone()),
+        ("role", known.role.as_ref().map(ToString::to_string), wanted.role.as_ref().map(ToString::to_string)),
     ];
-    if role_given {
-        compared.push(("role", role(known), role(asked)));
+    for (what, has, asked) in compared {
+        if let Some(asked) = asked.filter(|asked| has.as_ref() != Some(asked)) {
+            let has = has.unwrap_or_else(|| "-".to_owned());
+            return Err(Error::Differs { tenant: tenant.tenant.slug.to_string(), what, has, asked });
+        }
     }
-    match compared.into_iter().find(|(_, has, asked)| has != asked) {
-        Some((what, has, asked)) => Err(Error::Differs { tenant: tenant.tenant.slug.to_string(), what, has, asked }),
-        None => Ok(()),
-    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::error::Error;
 use super::order::{Inventory, Overrides, default_login};
 use super::provision::verifier;
-use crate::auth::Secret;
+use crate::auth::{Secret, Verifier};
 use crate::registry::{Admin, Lock, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
 use crate::tenant::{Alias, Login, ModuleName, RoleName, Slug, TenantId, TenantName, TenantStatus};
 
@@ -19,6 +19,8 @@ const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// A tenant to be made.
 #[derive(Debug)]
 pub struct NewTenant {
+    /// Its id where it has one elsewhere already; a new one is made when absent.
+    pub id: Option<TenantId>,
     /// Its short name.
     pub slug: Slug,
     /// Its name for people.
@@ -124,17 +126,22 @@ impl Control {
         if let Some(known) = known {
             check_same(new, known)?;
         }
-        let id = known.map_or_else(|| TenantId(Uuid::now_v7()), |known| known.tenant.id);
+        let id = known.map(|known| known.tenant.id).or(new.id).unwrap_or_else(|| TenantId(Uuid::now_v7()));
         let mut placements = Vec::new();
         let (mut login, mut made) = (None, None);
         // A tenant without a module gets a login with its first: its role is named by a module.
         if let Some(first) = new.modules.first() {
             let role = inventory.role((&new.slug, id), known, first)?;
             for module in &new.modules {
-                let placed = known.is_some_and(|known| known.placements.iter().any(|p| p.module == *module));
-                if !placed {
-                    placements.push(inventory.placement((&new.slug, id), module, &role, &new.overrides)?);
-                }
+                let placed = known.and_then(|known| known.placements.iter().find(|p| p.module == *module));
+                placements.push(match placed {
+                    Some(placed) => {
+                        let mut placed = placed.clone();
+                        new.overrides.limits.apply(&mut placed);
+                        placed
+                    }
+                    None => inventory.placement((&new.slug, id), module, &role, &new.overrides)?,
+                });
             }
             if known.is_none_or(|known| known.logins.is_empty()) {
                 let (first_login, password) = new_login(new, &role);
@@ -248,6 +255,9 @@ fn check_same(new: &NewTenant, known: &TenantDetails) -> Result<(), Error> {
         let (tenant, has, asked) = (slug.to_string(), has.to_owned(), asked.to_owned());
         Err(Error::Differs { tenant, what, has, asked })
     };
+    if let Some(id) = new.id.filter(|id| *id != known.tenant.id) {
+        return differs("id", &known.tenant.id.to_string(), &id.to_string());
+    }
     if known.tenant.name != new.name {
         return differs("name", &known.tenant.name, &new.name);
     }
@@ -256,6 +266,13 @@ fn check_same(new: &NewTenant, known: &TenantDetails) -> Result<(), Error> {
     }
     if let Some(login) = default_login(known).filter(|_| known.logins.iter().all(|l| l.login != new.login)) {
         return differs("login", &login.login, &new.login);
+    }
+    let login = known.logins.iter().find(|login| login.login == new.login);
+    let verifier = login.and_then(|login| login.verifier.as_ref()?.parse::<Verifier>().ok());
+    if let (Some(verifier), Some(password)) = (verifier, &new.password)
+        && !verifier.matches(password.expose())
+    {
+        return Err(Error::OtherPassword { tenant: slug.to_string(), login: new.login.clone() });
     }
     for placement in known.placements.iter().filter(|placement| new.modules.contains(&placement.module)) {
         check_stays(known, placement)?;

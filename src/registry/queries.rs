@@ -170,6 +170,10 @@ pub(super) const PUT_PLACEMENT: &str = "
         IS DISTINCT FROM (EXCLUDED.isolation, EXCLUDED.server, EXCLUDED.database, EXCLUDED.schema, EXCLUDED.role,
            EXCLUDED.pooling, EXCLUDED.pool_mode, EXCLUDED.pool_size, EXCLUDED.status, EXCLUDED.managed)
     RETURNING (xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid)";
+/// `$1`: the module, `$2`: the pooling that its places without one of their own have had so far.
+pub(super) const KEEP_POOLING: &str = "
+    UPDATE pgtenant.placements SET pooling = $2
+    WHERE module OPERATOR(pg_catalog.=) $1 AND pooling IS NULL AND isolation OPERATOR(pg_catalog.<>) 'database'";
 pub(super) const REMOVE_PLACEMENT: &str =
     "DELETE FROM pgtenant.placements WHERE tenant_id OPERATOR(pg_catalog.=) $1 AND module OPERATOR(pg_catalog.=) $2";
 pub(super) const PLACEMENT_STATUS: &str = "

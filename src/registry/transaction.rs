@@ -11,7 +11,7 @@ use super::error::RegistryError;
 use super::queries;
 use super::rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantRow};
 use crate::fault;
-use crate::tenant::{Alias, Login, ModuleName, Server, ServerName, TenantId, TenantStatus};
+use crate::tenant::{Alias, Login, ModuleName, Pooling, Server, ServerName, TenantId, TenantStatus};
 
 /// A transaction on the registry; dropped without [`Transaction::commit`], it closes its connection and leaves nothing.
 /// Rows that break a rule (a name, place or role that is another tenant's) give [`RegistryError::Refused`], after which
@@ -67,6 +67,17 @@ impl Transaction {
     pub async fn put_module(&self, module: &ModuleRow) -> Result<Put, RegistryError> {
         let doing = "write a module";
         self.put(doing, queries::PUT_MODULE, &[(&json(doing, module)?, Type::TEXT)]).await
+    }
+
+    /// Makes the pooling that the places of a module have now their own, before the module's changes: rights were given for it. The
+    /// number of these places.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn keep_pooling(&self, module: &ModuleName, pooling: Pooling) -> Result<u64, RegistryError> {
+        let parameters: [Parameter<'_>; 2] = [(&module.as_str(), Type::TEXT), (&pooling.as_str(), Type::TEXT)];
+        let kept = self.client()?.execute_typed(queries::KEEP_POOLING, &parameters).await;
+        kept.map_err(RegistryError::query("keep the pooling of a module's places"))
     }
 
     /// Removes a module; `false` when there was none. One that has placements is refused.

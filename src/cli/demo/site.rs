@@ -158,8 +158,10 @@ async fn furnish(registry_url: &str, clusters: &[Cluster; 2], files: &Path) -> a
 
 async fn make_tenant(control: &Control, plan: Plan) -> anyhow::Result<DemoTenant> {
     let (slug, name, alias, isolation, server, products) = plan;
-    let overrides = Overrides { isolation: Some(isolation), server: Some(ServerName::parse(server)?), database: None };
+    let overrides =
+        Overrides { isolation: Some(isolation), server: Some(ServerName::parse(server)?), ..Overrides::default() };
     let new = NewTenant {
+        id: None,
         slug: slug.parse()?,
         name: name.to_owned(),
         contact: None,

@@ -4,4 +4,5 @@ mod crash;
 mod create;
 mod life;
 mod portrait;
+mod settings;
 pub(crate) mod site;
