@@ -7,6 +7,7 @@ mod login;
 mod migrate;
 mod module;
 mod output;
+mod process;
 mod progress;
 mod registry;
 mod serve;

@@ -1,9 +1,15 @@
 //! `pgtenant serve`: the proxy, from its configuration to its last drained session.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::context::Globals;
+use super::process::Process;
+use crate::admin;
 use crate::config::Config;
 use crate::proxy::{self, Proxy};
 use crate::registry::Registry;
@@ -16,7 +22,7 @@ const FRONT_THREADS: usize = 2;
 pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
     let config = globals.load()?;
     let log = Log::start(&config.log)?;
-    let _metrics = record_metrics()?;
+    let recorder = record_metrics()?;
     crate::metrics::describe();
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -25,18 +31,26 @@ pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the front runtime")?;
-    let served = runtime.block_on(serve(globals, config, log));
+    let served = runtime.block_on(serve(globals, config, log, recorder));
     // Logins still under way have been told nothing yet; their sockets close here.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(globals: &Globals, config: Config, log: Log) -> anyhow::Result<()> {
+async fn serve(globals: &Globals, config: Config, log: Log, recorder: PrometheusHandle) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(Process::keep_up(recorder.clone()));
+    let process = Arc::new(Process::new(recorder));
+    let http = admin::Server::start(&config.http, Arc::clone(&process))?;
+    if let Some(http) = &http {
+        warn_if_open(&config.http, http.address());
+        tracing::info!(address = %http.address(), "serving HTTP");
+    }
     let registry = Registry::open(&config.registry).await.context("open the registry")?;
     let proxy = Proxy::start(proxy_config(&config), registry.clone()).await?;
+    process.serves(&registry);
     if let Some(address) = proxy.tcp_address() {
         tracing::info!(%address, "listening");
     }
@@ -48,16 +62,32 @@ async fn serve(globals: &Globals, config: Config, log: Log) -> anyhow::Result<()
         tokio::select! {
             () = stopped(&mut terminate, &mut interrupt) => break,
             _ = hangup.recv() => match reload(globals, &proxy, &registry, &log).await {
-                Ok(config) => drain = config.timeouts.drain,
+                Ok(new) => {
+                    drain = new.timeouts.drain;
+                    if let Some(http) = &http {
+                        http.set_token(new.http.token);
+                    }
+                    if new.http.address != config.http.address {
+                        tracing::warn!(key = "http.address", "changed, but takes effect only after a restart");
+                    }
+                }
                 Err(error) => tracing::error!(error = format!("{error:#}"), "not reloaded, nothing has changed"),
             },
         }
     }
+    process.drains();
     tokio::select! {
         () = proxy.shutdown(drain) => tracing::info!("stopped"),
         () = stopped(&mut terminate, &mut interrupt) => tracing::warn!("stopped without waiting"),
     }
     Ok(())
+}
+
+/// What HTTP tells of tenants is not for everybody.
+fn warn_if_open(config: &admin::Config, address: SocketAddr) {
+    if config.token.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(%address, "HTTP without [http] token tells whoever can reach it of tenants and their servers");
+    }
 }
 
 async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {

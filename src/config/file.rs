@@ -11,9 +11,9 @@ use super::check;
 use super::environment;
 use super::error::ConfigError;
 use super::known;
-use crate::auth::{Secret, Verifier};
+use crate::auth::Verifier;
 use crate::frontend::{IdentifyConfig, ListenConfig};
-use crate::{pool, registry, session, telemetry};
+use crate::{admin, pool, registry, session, telemetry};
 
 /// Everything that can be configured; `config/pgtenant.toml` shows it all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -32,7 +32,7 @@ pub struct Config {
     /// Who may use the admin console.
     pub console: ConsoleConfig,
     /// Metrics and health.
-    pub http: HttpConfig,
+    pub http: admin::Config,
     /// What is logged, and how.
     pub log: telemetry::Config,
 }
@@ -70,29 +70,8 @@ pub enum ConsoleRole {
     Stats,
 }
 
-/// `[http]` of the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpConfig {
-    /// Address and port of metrics, health and API; empty: none.
-    pub address: String,
-    /// What callers must present (`Authorization: Bearer …`) for everything but metrics and health.
-    #[serde(deserialize_with = "secret")]
-    pub token: Option<Secret>,
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self { address: "127.0.0.1:9432".to_owned(), token: None }
-    }
-}
-
 fn verifier<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Verifier, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-}
-
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.map(Secret::new))
 }
 
 impl Config {

@@ -6,9 +6,9 @@ use serde::forward_to_deserialize_any;
 use toml::{Table, Value};
 
 use super::error::UnknownKey;
-use super::file::{ConsoleConfig, ConsoleUser, HttpConfig};
+use super::file::{ConsoleConfig, ConsoleUser};
 use crate::frontend::{IdentifyConfig, ListenConfig};
-use crate::{pool, registry, session, telemetry};
+use crate::{admin, pool, registry, session, telemetry};
 
 /// A section and its keys, in the order in which its type declares them.
 pub(super) type Section = (&'static str, &'static [&'static str]);
@@ -22,7 +22,7 @@ pub(super) fn sections() -> [Section; 8] {
         ("pool", fields::<pool::Config>()),
         ("timeouts", fields::<session::Config>()),
         ("console", fields::<ConsoleConfig>()),
-        ("http", fields::<HttpConfig>()),
+        ("http", fields::<admin::Config>()),
         ("log", fields::<telemetry::Config>()),
     ]
 }

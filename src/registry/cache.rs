@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::standing::Standing;
 use crate::tenant::{Alias, Tenant, TenantId, TenantName, TenantStatus};
 
 /// The bounds of a [`Cache`].
@@ -109,6 +110,19 @@ impl Cache {
         } else {
             Found::Nothing
         }
+    }
+
+    /// How far what is remembered can be relied on.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let reachable = self.polled_at.is_some_and(|at| now < at + self.limits.watch_window);
+        let age = self.polled_at.map(|at| now.saturating_duration_since(at));
+        Standing { reachable, age, servable: self.servable(now).count() }
+    }
+
+    /// The tenants that may be served though nobody can be asked.
+    pub(super) fn servable(&self, now: Instant) -> impl Iterator<Item = Arc<Tenant>> {
+        let good = move |known: &&Known| now < known.good_until(self.polled_at, self.limits.stale_max);
+        self.known.values().filter(good).map(|known| Arc::clone(&known.tenant))
     }
 
     /// A number that says whether changes were heard of between two calls.

@@ -76,6 +76,10 @@ impl FileStore {
         self.index.load().by_name.get(name).cloned()
     }
 
+    pub(super) fn tenants(&self) -> Vec<Arc<Tenant>> {
+        self.index.load().by_id.values().cloned().collect()
+    }
+
     /// Reads the file again; gives the tenants that are new, changed or gone.
     pub(super) async fn reload(&self) -> Result<Vec<TenantId>, RegistryError> {
         let _one = self.reloading.lock().await;

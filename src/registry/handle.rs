@@ -12,6 +12,7 @@ use super::connect::Target;
 use super::database::Database;
 use super::error::{RegistryError, Unavailable};
 use super::file::FileStore;
+use super::standing::Standing;
 use super::{snapshot, watch};
 use crate::tenant::{Tenant, TenantId, TenantName};
 
@@ -106,6 +107,26 @@ impl Registry {
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.shared.changes.subscribe()
+    }
+
+    /// How far it can be relied on now.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match &self.shared.store {
+            Store::Database(database) => database.cache().standing(Instant::now()),
+            Store::File(file) => Standing { reachable: true, age: None, servable: file.tenants().len() },
+        }
+    }
+
+    /// The tenants that can be served without asking, by their slugs: all of a file, those remembered of a database.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<Arc<Tenant>> {
+        let mut tenants = match &self.shared.store {
+            Store::Database(database) => database.cache().servable(Instant::now()).collect(),
+            Store::File(file) => file.tenants(),
+        };
+        tenants.sort_by(|a, b| a.slug.as_str().cmp(b.slug.as_str()));
+        tenants
     }
 
     /// Reads the file again, and tells of what has changed in it; keeps the old one if the new one is wrong. A database

@@ -25,6 +25,8 @@ mod drain;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod limits;

@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// `pgtenant serve`; killed when dropped.
 pub(crate) struct Child {
     pub(crate) address: SocketAddr,
+    /// Where it serves HTTP, if it does.
+    pub(crate) http: Option<SocketAddr>,
     process: tokio::process::Child,
     log: Lines<BufReader<ChildStderr>>,
     registry: String,
@@ -29,23 +31,29 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Serves a world's tenants on a free port, with these further lines of configuration (sections but `[listen]` and
-    /// `[http]`).
+    /// Serves a world's tenants on a free port, with these further lines of configuration (sections but `[listen]`). HTTP is
+    /// served only if they say so.
     pub(crate) async fn serve(world: &World, sections: &str) -> Self {
+        Self::serve_registry(&world.registry, sections).await
+    }
+
+    /// The same over the registry with this URL.
+    pub(crate) async fn serve_registry(registry: &str, sections: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let config = directory.path().join("pgtenant.toml");
-        write(&config, &world.registry, sections);
+        write(&config, registry, sections);
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgtenant"));
         command.args(["serve", "--config"]).arg(&config);
         command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().expect("start pgtenant");
         let log = BufReader::new(process.stderr.take().expect("its log")).lines();
-        let registry = world.registry.clone();
+        let registry = registry.to_owned();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut child = Self { address, process, log, registry, config, _directory: directory };
-        let listening = child.logged("listening").await;
-        let (_, address) = listening.split_once("address=").expect("an address");
-        child.address = address.trim().parse().expect("an address");
+        let mut child = Self { address, http: None, process, log, registry, config, _directory: directory };
+        if sections.contains("[http]") {
+            child.http = Some(address_in(&child.logged("serving HTTP").await));
+        }
+        child.address = address_in(&child.logged("listening").await);
         child
     }
 
@@ -96,8 +104,16 @@ impl Child {
     }
 }
 
+fn address_in(line: &str) -> SocketAddr {
+    let (_, address) = line.split_once("address=").expect("an address");
+    address.trim().parse().expect("an address")
+}
+
 fn write(path: &PathBuf, registry: &str, sections: &str) {
-    let mut text = String::from("[listen]\naddress = \"127.0.0.1:0\"\n[http]\naddress = \"\"\n");
+    let mut text = String::from("[listen]\naddress = \"127.0.0.1:0\"\n");
+    if !sections.contains("[http]") {
+        text.push_str("[http]\naddress = \"\"\n");
+    }
     writeln!(text, "[registry]\nurl = \"{registry}\"\n{sections}").expect("write");
     std::fs::write(path, text).expect("write the configuration");
 }

@@ -1,0 +1,66 @@
+//! The running process as the HTTP side sees it.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::admin::{Phase, Plane};
+use crate::registry::Registry;
+
+/// How often the recorder of metrics puts what it was told in order.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is there of the process so far.
+pub(super) struct Process {
+    recorder: PrometheusHandle,
+    registry: OnceLock<Registry>,
+    serving: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Process {
+    pub(super) const fn new(recorder: PrometheusHandle) -> Self {
+        let (serving, draining) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { recorder, registry: OnceLock::new(), serving, draining }
+    }
+
+    /// Clients can connect from now on.
+    pub(super) fn serves(&self, registry: &Registry) {
+        self.registry.get_or_init(|| registry.clone());
+        self.serving.store(true, Ordering::Release);
+    }
+
+    /// No client can connect from now on.
+    pub(super) fn drains(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Looks after the recorder for ever.
+    pub(super) async fn keep_up(recorder: PrometheusHandle) {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            recorder.run_upkeep();
+        }
+    }
+}
+
+impl Plane for Process {
+    fn phase(&self) -> Phase {
+        match (self.serving.load(Ordering::Acquire), self.draining.load(Ordering::Acquire)) {
+            (_, true) => Phase::Draining,
+            (true, false) => Phase::Serving,
+            (false, false) => Phase::Starting,
+        }
+    }
+
+    fn registry(&self) -> Option<Registry> {
+        self.registry.get().cloned()
+    }
+
+    fn recorded(&self) -> String {
+        self.recorder.render()
+    }
+}

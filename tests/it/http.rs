@@ -1,0 +1,229 @@
+//! The HTTP side of `pgtenant serve`: health, readiness, metrics and who may see what, over real sockets.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::wire::{failure, query};
+use crate::support::{Child, Wire, connect, until, world};
+
+const ANY_PORT: &str = "[http]\naddress = \"127.0.0.1:0\"\n";
+const GUARDED: &str = "[http]\naddress = \"127.0.0.1:0\"\ntoken = \"open sesame\"\n";
+
+/// An answer: the status, the head as it came, and the body.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+async fn ask(address: SocketAddr, request: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).await.expect("connect");
+    stream.write_all(request.as_bytes()).await.expect("send");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer in UTF-8");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+async fn get_with(child: &Child, path: &str, headers: &str) -> Answer {
+    let address = child.http.expect("HTTP is served");
+    ask(address, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n")).await
+}
+
+async fn get(child: &Child, path: &str) -> Answer {
+    get_with(child, path, "").await
+}
+
+/// The answer of `/readyz` once it is ready: the registry's changes are first read a moment after the start.
+async fn until_ready(child: &Child) -> Answer {
+    until("ready", async || get(child, "/readyz").await.status == 200).await;
+    get(child, "/readyz").await
+}
+
+/// Whether a text is a name of a metric (letters, digits, `_`, `:`) or of a label.
+fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+}
+
+/// The labels of `name="value",…`, checked.
+fn check_labels(mut rest: &str, line: &str) {
+    while !rest.is_empty() {
+        let (name, value) = rest.split_once("=\"").unwrap_or_else(|| panic!("a label without a value: {line}"));
+        assert!(is_name(name), "{line}");
+        let mut end = None;
+        let mut escaped = false;
+        for (at, c) in value.char_indices() {
+            match c {
+                _ if escaped => {
+                    assert!(matches!(c, 'n' | '\\' | '"'), "{line}");
+                    escaped = false;
+                }
+                '\\' => escaped = true,
+                '"' => {
+                    end = Some(at);
+                    break;
+                }
+                _ => {}
+            }
+        }
+        rest = &value[end.unwrap_or_else(|| panic!("a value without an end: {line}")) + 1..];
+        if !rest.is_empty() {
+            rest = rest.strip_prefix(',').unwrap_or_else(|| panic!("labels without a comma: {line}"));
+        }
+    }
+}
+
+/// Prometheus' text format, each line checked: the value of every series.
+fn parse(text: &str) -> BTreeMap<String, f64> {
+    let mut series = BTreeMap::new();
+    let mut types = BTreeMap::new();
+    assert!(text.ends_with('\n'));
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let (kind, name, rest) = (words.next(), words.next().unwrap_or(""), words.next().unwrap_or(""));
+            assert!(is_name(name) && !rest.is_empty(), "{line}");
+            match kind {
+                Some("HELP") => {}
+                Some("TYPE") => {
+                    assert!(matches!(rest, "counter" | "gauge" | "histogram" | "summary"), "{line}");
+                    assert!(types.insert(name, rest).is_none(), "declared twice: {line}");
+                }
+                _ => panic!("a comment of another kind: {line}"),
+            }
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+        let family = match name.split_once('{') {
+            Some((family, labels)) => {
+                check_labels(labels.strip_suffix('}').unwrap_or_else(|| panic!("no end: {line}")), line);
+                family
+            }
+            None => name,
+        };
+        assert!(is_name(family), "{line}");
+        let parts = ["_bucket", "_sum", "_count"].iter().find_map(|part| family.strip_suffix(part));
+        assert!(
+            types.contains_key(family) || parts.is_some_and(|whole| types.get(whole) == Some(&"histogram")),
+            "{line}"
+        );
+        let value: f64 = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
+        assert!(series.insert(name.to_owned(), value).is_none(), "twice: {line}");
+    }
+    series
+}
+
+async fn metrics(child: &Child) -> BTreeMap<String, f64> {
+    let answer = get(child, "/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
+    parse(&answer.body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_alive_and_ready_until_it_drains() {
+    let world = world().await;
+    let tenant = world.tenant_of("ready", &["crm"]).await;
+    let mut child = Child::serve(world, ANY_PORT).await;
+    let healthy = get(&child, "/healthz").await;
+    assert_eq!((healthy.status, healthy.body.as_str()), (200, "alive\n"));
+    let mut working = Wire::login(child.address, &tenant, "crm").await;
+    working.query("BEGIN").await;
+    let ready = until_ready(&child).await;
+    assert_eq!(ready.body, "ready\n");
+    assert!(ready.head.contains("cache-control: no-store"), "{}", ready.head);
+    child.signal(Signal::SIGTERM);
+    child.logged("draining").await;
+    let draining = get(&child, "/readyz").await;
+    assert_eq!((draining.status, draining.body.as_str()), (503, "draining\n"));
+    assert_eq!(get(&child, "/healthz").await.status, 200);
+    assert_eq!(get(&child, "/metrics").await.status, 200);
+    working.send(&query("COMMIT")).await;
+    working.until_ready().await;
+    assert_eq!(failure(&working.until_ready().await).0, "57P01");
+    assert!(child.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_ready_while_the_registry_was_never_reached() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let url = format!("postgres://nobody@{closed}/registry");
+    let child = Child::serve_registry(&url, ANY_PORT).await;
+    assert_eq!(get(&child, "/healthz").await.status, 200);
+    let answer = get(&child, "/readyz").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.body, "the registry cannot be reached, and no tenant is remembered\n");
+    assert!(child.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_guards_all_but_health_and_metrics() {
+    let mut child = Child::serve(world().await, GUARDED).await;
+    until_ready(&child).await;
+    for open in ["/healthz", "/metrics"] {
+        assert_eq!(get(&child, open).await.status, 200, "{open}");
+    }
+    for guarded in ["/nowhere", "/"] {
+        let refused = get(&child, guarded).await;
+        assert_eq!(refused.status, 401, "{guarded}");
+        assert!(refused.head.contains("www-authenticate: bearer"), "{}", refused.head);
+        assert_eq!(get_with(&child, guarded, "Authorization: Bearer open\r\n").await.status, 401);
+    }
+    let token = "Authorization: Bearer open sesame\r\n";
+    assert_eq!(get_with(&child, "/nowhere", token).await.status, 404);
+    child.configure("[http]\naddress = \"127.0.0.1:0\"\ntoken = \"another\"\n");
+    child.signal(Signal::SIGHUP);
+    child.logged("reloaded").await;
+    assert_eq!(get_with(&child, "/nowhere", token).await.status, 401);
+    assert_eq!(get_with(&child, "/nowhere", "Authorization: Bearer another\r\n").await.status, 404);
+    assert!(child.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_plain_question_is_refused() {
+    let child = Child::serve(world().await, ANY_PORT).await;
+    let address = child.http.expect("HTTP is served");
+    assert_eq!(ask(address, "POST /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.status, 405);
+    assert_eq!(ask(address, "SELECT 1;\r\n\r\n").await.status, 400);
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(100_000));
+    let mut stream = TcpStream::connect(address).await.expect("connect");
+    // It may be cut off before all of it is sent.
+    let _ = stream.write_all(long.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(get(&child, "/healthz").await.status, 200);
+    assert!(child.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_in_use_is_a_clear_error() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = world().await.command(&["serve"]);
+    command.env("PGTENANT_LISTEN_ADDRESS", "127.0.0.1:0").env("PGTENANT_HTTP_ADDRESS", &address);
+    let output = command.output().await.expect("run pgtenant");
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains(&format!("listen for HTTP on {address}")) && error.contains("in use"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_logins_are_counted_by_kind() {
+    let world = world().await;
+    let tenant = world.tenant_of("counted", &["crm"]).await;
+    let child = Child::serve(world, ANY_PORT).await;
+    let mut config = tokio_postgres::Config::new();
+    config.host(child.address.ip().to_string()).port(child.address.port());
+    config.user(tenant.user()).password("wrong").dbname("crm");
+    assert!(connect(&config).await.is_err());
+    let series = metrics(&child).await;
+    assert_eq!(series.get("pgtenant_login_failures_total{kind=\"password\"}"), Some(&1.0), "{series:?}");
+    assert!(child.stop().await.success());
+}
