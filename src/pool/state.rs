@@ -18,7 +18,8 @@ const PASSES_MAX: u32 = 16;
 
 /// A connection and its clock.
 pub(super) struct Slot<C> {
-    pub(super) conn: C,
+    /// Boxed: it moves from hand to hand with every transaction.
+    pub(super) conn: Box<C>,
     /// When it was opened.
     opened_at: Instant,
     /// When it is too old; none means never.
@@ -35,7 +36,7 @@ impl<C> Slot<C> {
         let expires_at = (!limits.max_lifetime.is_zero())
             .then(|| now.checked_add(limits.max_lifetime.mul_f64(rand::random_range(0.9..=1.0))))
             .flatten();
-        Self { conn, opened_at: now, expires_at, idle_since: now, checked_at: now }
+        Self { conn: Box::new(conn), opened_at: now, expires_at, idle_since: now, checked_at: now }
     }
 
     fn is_expired(&self, now: Instant) -> bool {
@@ -317,7 +318,7 @@ impl<M: Manage> State<M> {
     }
 
     pub(super) fn each_idle(&self, look: impl FnMut(&M::Conn)) {
-        self.idle.iter().map(|slot| &slot.conn).for_each(look);
+        self.idle.iter().map(|slot| &*slot.conn).for_each(look);
     }
 
     /// Refuses whoever waits and will come, and gives out the idle connections to be closed.

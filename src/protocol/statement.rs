@@ -125,42 +125,83 @@ impl StatementScan {
         at
     }
 
-    fn plain(&mut self, text: &[u8], at: usize) -> usize {
-        let byte = text[at];
+    /// Words, numbers and what stands between them, up to where something else begins. Ordinary statements are hardly anything
+    /// else, so their words are looked at where they stand.
+    fn plain(&mut self, text: &[u8], mut at: usize) -> usize {
+        while let Some(&byte) = text.get(at) {
+            match CLASSES[usize::from(byte)] {
+                Class::Space => at += 1,
+                Class::Letter => {
+                    let end = end_of_word(text, at + 1);
+                    if matches!(text.get(end), None | Some(b'\'' | b'&')) {
+                        self.word_len = 0;
+                        return self.go(Place::Word, at);
+                    }
+                    self.whole_word(&text[at..end]);
+                    at = end;
+                }
+                Class::Digit => {
+                    self.other_token();
+                    at = end_of_number(text, at + 1);
+                    if at == text.len() {
+                        return self.go(Place::Number, at);
+                    }
+                }
+                Class::Special => {
+                    at = self.special(byte, at);
+                    if self.place != Place::Plain {
+                        return at;
+                    }
+                }
+                Class::Other => {
+                    self.other_token();
+                    at += 1;
+                }
+            }
+        }
+        at
+    }
+
+    fn special(&mut self, byte: u8, at: usize) -> usize {
         match byte {
-            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c | b'(' => {}
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => {
-                self.word_len = 0;
-                return self.go(Place::Word, at);
-            }
-            b'0'..=b'9' => {
-                self.other_token();
-                return self.go(Place::Number, at + 1);
-            }
             b'\'' => {
                 self.other_token();
-                return self.go(Place::Quoted { escapes: false, backslash: false }, at + 1);
+                self.go(Place::Quoted { escapes: false, backslash: false }, at + 1)
             }
             b'"' => {
                 // A quoted name ends whatever keyword was open, and may itself name state (`"pg_temp"`, `"set_config"`).
                 self.other_token();
                 self.word_len = 0;
-                return self.go(Place::Identifier, at + 1);
+                self.go(Place::Identifier, at + 1)
             }
             b'$' => {
                 self.other_token();
                 self.tag_len = 0;
-                return self.go(Place::DollarTag, at + 1);
+                self.go(Place::DollarTag, at + 1)
             }
-            b'-' => return self.go(Place::Dash, at + 1),
-            b'/' => return self.go(Place::Slash, at + 1),
-            b';' => {
+            b'-' => self.go(Place::Dash, at + 1),
+            b'/' => self.go(Place::Slash, at + 1),
+            _ => {
                 self.resolve_open_keyword();
                 self.before = Before::Start;
+                at + 1
             }
-            _ => self.other_token(),
         }
-        at + 1
+    }
+
+    /// A word that stands whole in a piece of the text.
+    fn whole_word(&mut self, word: &[u8]) {
+        let keyword_open = matches!(self.before, Before::Start | Before::Set | Before::Prepare);
+        if word.len() > WORD_BYTES_MAX {
+            self.other_token();
+        } else if keyword_open || may_matter(word) {
+            self.word[..word.len()].copy_from_slice(word);
+            self.word[..word.len()].make_ascii_lowercase();
+            self.word_len = word.len();
+            self.word_ends();
+        } else {
+            self.before = Before::Other;
+        }
     }
 
     /// The byte after a `-` or `/`: a comment begins, or it was an operator.
@@ -173,17 +214,14 @@ impl StatementScan {
     }
 
     fn in_word(&mut self, text: &[u8], mut at: usize) -> usize {
-        while at < text.len() {
-            let byte = text[at];
-            if !(byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80) {
-                break;
-            }
+        let end = end_of_word(text, at);
+        for byte in &text[at..end] {
             if self.word_len < WORD_BYTES_MAX {
                 self.word[self.word_len] = byte.to_ascii_lowercase();
             }
             self.word_len = self.word_len.saturating_add(1);
-            at += 1;
         }
+        at = end;
         if at == text.len() {
             return at;
         }
@@ -217,14 +255,12 @@ impl StatementScan {
         self.go(Place::Plain, end + 1)
     }
 
-    fn in_number(&mut self, text: &[u8], mut at: usize) -> usize {
-        while at < text.len() && (text[at].is_ascii_alphanumeric() || matches!(text[at], b'.' | b'_')) {
-            at += 1;
-        }
-        if at < text.len() {
+    fn in_number(&mut self, text: &[u8], at: usize) -> usize {
+        let end = end_of_number(text, at);
+        if end < text.len() {
             self.place = Place::Plain;
         }
-        at
+        end
     }
 
     fn in_block_comment(&mut self, byte: u8, depth: u32, last: u8, at: usize) -> usize {
@@ -393,6 +429,59 @@ impl StatementScan {
     }
 }
 
+/// What a byte is, outside of quotes and comments.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Space,
+    Letter,
+    Digit,
+    /// Something begins or ends here.
+    Special,
+    Other,
+}
+
+const CLASSES: [Class; 256] = classes();
+
+const fn classes() -> [Class; 256] {
+    let mut classes = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        classes[byte] = match byte as u8 {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c | b'(' => Class::Space,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => Class::Letter,
+            b'0'..=b'9' => Class::Digit,
+            b'\'' | b'"' | b'$' | b'-' | b'/' | b';' => Class::Special,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    classes
+}
+
+fn end_of_word(text: &[u8], from: usize) -> usize {
+    let goes_on = |byte: &u8| matches!(CLASSES[usize::from(*byte)], Class::Letter | Class::Digit) || *byte == b'$';
+    text[from..].iter().position(|byte| !goes_on(byte)).map_or(text.len(), |length| from + length)
+}
+
+fn end_of_number(text: &[u8], from: usize) -> usize {
+    let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_');
+    text[from..].iter().position(|byte| !goes_on(byte)).map_or(text.len(), |length| from + length)
+}
+
+/// Whether a word could be one that matters where no keyword is open: by its first letter and its length. That spares most words
+/// the comparisons with all of them.
+fn may_matter(word: &[u8]) -> bool {
+    match (word[0].to_ascii_lowercase(), word.len()) {
+        // create, currval; or; replace; into; local, lastval; global; with
+        (b'c', 6 | 7) | (b'o', 2) | (b'r', 7) | (b'i', 4) | (b'l', 5 | 7) | (b'g', 6) | (b'w', 4) => true,
+        // set_config, setseed; temp, temporary; hold
+        (b's', 7 | 10) | (b't', 4 | 9) | (b'h', 4) => true,
+        // pg_advisory_…, pg_try_advisory_…, pg_temp…
+        (b'p', 7..) => word[2] == b'_',
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,7 +557,70 @@ mod tests {
         }
     }
 
+    /// Texts of all the words that matter, and of some that do not.
+    fn of_words() -> impl Strategy<Value = String> {
+        let words = vec![
+            "SET",
+            "local",
+            "Transaction",
+            "constraints",
+            "PREPARE",
+            "create",
+            "OR",
+            "Replace",
+            "INTO",
+            "global",
+            "WITH",
+            "hold",
+            "Temp",
+            "TEMPORARY",
+            "listen",
+            "LOAD",
+            "do",
+            "RESET",
+            "discard",
+            "pg_temp_3",
+            "PG_ADVISORY_LOCK",
+            "pg_try_advisory_lock",
+            "pg_advisory_xact_lock",
+            "pg_advisory_unlock",
+            "set_config",
+            "LastVal",
+            "currval",
+            "setseed",
+            "SELECT",
+            "x",
+            "a1$",
+            "ünï",
+            "1.5e3",
+            "42",
+            "$1",
+            "$$;set$$",
+            "'q'",
+            "\"n\"",
+            ";",
+            ",",
+            "(",
+            ")",
+            "--c\n",
+            "/*c*/",
+            "pgbench_accounts",
+            "a_word_of_more_than_thirty_two_bytes",
+        ];
+        let separators = vec![" ", "", "\n", " = "];
+        let part = (proptest::sample::select(words), proptest::sample::select(separators));
+        proptest::collection::vec(part, 0..12)
+            .prop_map(|parts| parts.into_iter().map(|(word, separator)| format!("{word}{separator}")).collect())
+    }
+
     proptest! {
+        #[test]
+        fn words_are_the_same_whole_and_byte_by_byte(text in of_words()) {
+            let mut scan = StatementScan::new();
+            text.as_bytes().chunks(1).for_each(|byte| scan.feed(byte));
+            prop_assert_eq!(scan.finish(), of(&text), "{}", text);
+        }
+
         #[test]
         fn pieces_never_hide_what_the_whole_shows(text in "[a-zSETLI '$;*/\\\\\"-]{0,60}", cut in 0usize..60) {
             let bytes = text.as_bytes();

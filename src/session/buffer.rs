@@ -1,6 +1,6 @@
 //! The buffers of the relay: 16 KiB each, from a free list of the thread, held only while there is something in them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// Bytes of one buffer.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
@@ -11,17 +11,35 @@ const FREE_MAX: usize = 256;
 /// A thread's free list.
 #[derive(Default)]
 pub(crate) struct Buffers {
+    /// The one given back last, empty if there is none: the next is usually taken before another is given back.
+    last: Cell<Box<[u8]>>,
     free: RefCell<Vec<Box<[u8]>>>,
 }
 
 impl Buffers {
+    #[inline]
     fn take(&self) -> Box<[u8]> {
+        let last = self.last.take();
+        if last.is_empty() { self.take_other() } else { last }
+    }
+
+    fn take_other(&self) -> Box<[u8]> {
         self.free.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
     }
 
+    #[inline]
     fn give(&self, buffer: Box<[u8]>) {
+        if buffer.len() == BUFFER_BYTES {
+            let other = self.last.replace(buffer);
+            if !other.is_empty() {
+                self.give_other(other);
+            }
+        }
+    }
+
+    fn give_other(&self, buffer: Box<[u8]>) {
         let mut free = self.free.borrow_mut();
-        if buffer.len() == BUFFER_BYTES && free.len() < FREE_MAX {
+        if free.len() < FREE_MAX {
             free.push(buffer);
         }
     }
@@ -114,18 +132,26 @@ impl Window {
     }
 
     /// Room to read into; takes a buffer if there is none, and moves what is held to its front.
+    #[inline]
     pub(crate) fn space(&mut self, buffers: &Buffers) -> &mut [u8] {
+        if self.bytes.is_empty() {
+            self.bytes = buffers.take();
+        } else if self.start > 0 || self.bytes.len() < BUFFER_BYTES {
+            self.make_space(buffers);
+        }
+        &mut self.bytes[self.end..]
+    }
+
+    fn make_space(&mut self, buffers: &Buffers) {
         if self.bytes.len() < BUFFER_BYTES {
             let mut bytes = buffers.take();
             let kept = self.end - self.start;
             bytes[..kept].copy_from_slice(&self.bytes[self.start..self.end]);
             self.bytes = bytes;
-            self.moved_to_front();
-        } else if self.start > 0 {
+        } else {
             self.bytes.copy_within(self.start..self.end, 0);
-            self.moved_to_front();
         }
-        &mut self.bytes[self.end..]
+        self.moved_to_front();
     }
 
     fn moved_to_front(&mut self) {
@@ -153,11 +179,17 @@ impl Window {
     }
 
     /// Gives the buffer back when nothing is in it.
+    #[inline]
     pub(crate) fn release(&mut self, buffers: &Buffers) {
         if self.start == self.end && !self.bytes.is_empty() {
             buffers.give(std::mem::take(&mut self.bytes));
             (self.start, self.ready, self.end) = (0, 0, 0);
         }
+    }
+
+    /// Gives the buffer back with whatever is in it.
+    pub(crate) fn give_up(&mut self, buffers: &Buffers) {
+        buffers.give(std::mem::take(self).bytes);
     }
 
     /// Keeps what is in it in exactly as many bytes, for a wait of unknown length.
@@ -242,6 +274,6 @@ mod tests {
         window.wrote(3);
         window.release(&buffers);
         assert!(window.bytes.is_empty());
-        assert_eq!(buffers.free.borrow().len(), 1);
+        assert_eq!(buffers.last.take().len(), BUFFER_BYTES);
     }
 }

@@ -233,29 +233,33 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// One turn of the loop: everything that can be done without waiting.
+    /// One turn of the loop: everything that can be done without waiting. Each direction goes on until it is stuck, and again
+    /// only if the other one did something that may have freed it.
     pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.control.listen(cx.waker());
+        let mut is_first = true;
         loop {
             if let Some(end) = self.poll_signals() {
                 return Poll::Ready(Turn::End(end));
             }
-            let down = self.pump_down(cx);
-            let up = match down {
-                Ok(_) => self.pump_up(cx),
+            match self.pump_down(cx) {
+                Ok(Pumped::Stuck) if !is_first => break,
+                Ok(_) => {}
                 Err(end) => return Poll::Ready(Turn::End(end)),
-            };
-            match up {
-                Ok(Pumped::Stuck) if down.is_ok_and(|pumped| pumped == Pumped::Stuck) => {}
-                Ok(Pumped::NeedServer) if self.down.has_unsent() => {}
+            }
+            match self.pump_up(cx) {
+                Ok(Pumped::Stuck) => break,
+                Ok(Pumped::NeedServer) if self.down.has_unsent() => break,
                 Ok(Pumped::NeedServer) => return Poll::Ready(Turn::NeedServer),
-                Ok(_) => continue,
+                Ok(Pumped::Moved) => {}
                 Err(end) => return Poll::Ready(Turn::End(end)),
             }
-            if let Some(end) = self.finished() {
-                return Poll::Ready(Turn::End(end));
-            }
-            return Poll::Pending;
+            is_first = false;
+        }
+        // A transaction that is over now may be what a shutdown waits for.
+        match self.finished().or_else(|| self.poll_signals()) {
+            Some(end) => Poll::Ready(Turn::End(end)),
+            None => Poll::Pending,
         }
     }
 
@@ -409,6 +413,7 @@ impl Relay {
                 if self.link.is_none() && !self.attach_at_once() {
                     return Ok(Pumped::NeedServer);
                 }
+                pumped = Pumped::Moved;
                 if self.up.stopped == Stopped::ForServer {
                     // What depended on the server goes in the same write as what did not.
                     self.scan_up()?;
@@ -416,10 +421,7 @@ impl Relay {
                     continue;
                 }
                 match self.flush_up(cx) {
-                    Poll::Ready(Ok(())) => {
-                        pumped = Pumped::Moved;
-                        self.sent_without_answer();
-                    }
+                    Poll::Ready(Ok(())) => self.sent_without_answer(),
                     Poll::Ready(Err(_)) => {
                         // The reason may still be on its way: the server's last word comes by reading.
                         self.up.window.rescan();
@@ -427,13 +429,13 @@ impl Relay {
                         self.up.prefix.clear();
                         self.up.ended = true;
                         self.down.breaking = true;
-                        pumped = Pumped::Moved;
                     }
                     Poll::Pending => return Ok(pumped),
                 }
                 continue;
             }
             if self.up.stopped == Stopped::ForRoom {
+                pumped = Pumped::Moved;
                 self.scan_up()?;
                 continue;
             }
