@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use crate::auth::scram::{ScramError, Server};
 use crate::auth::{Keys, MockKey, Verifier};
@@ -11,12 +11,13 @@ use crate::net::Stream;
 
 use super::error::Error;
 use super::identify::Identified;
+use super::inbox::Inbox;
 use super::open::refuse;
 
 /// Longest message before authentication, its length word included (PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`).
 const MESSAGE_BYTES_MAX: u32 = 65_535;
-/// What a message may have reserved for it before its bytes have come; real ones are shorter.
-const RESERVED_BYTES: usize = 512;
+/// Bytes of a message's type and length word.
+const HEADER_BYTES: usize = 5;
 
 /// Codes of the authentication requests (protocol, "Message Formats").
 const SASL: u32 = 10;
@@ -48,19 +49,28 @@ impl Identified {
     }
 }
 
-/// Lets a client prove who it is, by SCRAM-SHA-256, or -PLUS under TLS. AuthenticationOk is left to the caller, who sends it with
-/// what follows. Where the client fails it has been told so, and the connection is closed. The caller bounds the time.
+/// A client has proved who it is.
+#[derive(Debug)]
+pub struct Proof {
+    /// The keys that it showed to have.
+    pub keys: Keys,
+    /// AuthenticationSASLFinal, by which this side proves itself: the caller sends it in front of whatever comes next.
+    pub answer: BytesMut,
+}
+
+/// Lets a client prove who it is, by SCRAM-SHA-256, or -PLUS under TLS. The answer to the proof and AuthenticationOk are left to
+/// the caller, who sends them with what follows. Where the client fails it has been told so, and the connection is closed. The caller bounds the time.
 ///
 /// # Errors
 /// [`Error::Password`] for a wrong password and for nobody known; else what the client did wrong, or the socket's error.
-pub async fn authenticate(stream: &mut Stream, challenge: Challenge<'_>, mock: &MockKey) -> Result<Keys, Error> {
+pub async fn authenticate(stream: &mut Stream, challenge: Challenge<'_>, mock: &MockKey) -> Result<Proof, Error> {
     match exchange(stream, challenge, mock).await {
-        Ok(keys) => Ok(keys),
+        Ok(proof) => Ok(proof),
         Err(error) => Err(refuse(stream, error).await),
     }
 }
 
-async fn exchange(stream: &mut Stream, challenge: Challenge<'_>, mock: &MockKey) -> Result<Keys, Error> {
+async fn exchange(stream: &mut Stream, challenge: Challenge<'_>, mock: &MockKey) -> Result<Proof, Error> {
     let failed = |error| match error {
         ScramError::Mismatch => Error::Password { user: challenge.user.to_owned() },
         error => Error::Scram(error),
@@ -71,54 +81,63 @@ async fn exchange(stream: &mut Stream, challenge: Challenge<'_>, mock: &MockKey)
     let server = Server::new(challenge.verifier.unwrap_or(&nobody), challenge.verifier.is_some(), binding);
 
     let offer: Vec<u8> = server.mechanisms().iter().flat_map(|m| [m.as_bytes(), b"\0"].concat()).chain([0]).collect();
-    request(stream, SASL, &offer).await?;
+    ask(stream, SASL, &offer).await?;
     let initial = response(stream).await?;
     let (mechanism, client_first) = initial_response(&initial)?;
     let client_first = match client_first {
         Some(bytes) => bytes.to_vec(),
         // A client may choose first and speak when asked (RFC 4422, 4.3.b).
         None => {
-            request(stream, SASL_CONTINUE, b"").await?;
+            ask(stream, SASL_CONTINUE, b"").await?;
             response(stream).await?
         }
     };
     let (server, server_first) = server.start(mechanism, &client_first).map_err(failed)?;
-    request(stream, SASL_CONTINUE, &server_first).await?;
+    ask(stream, SASL_CONTINUE, &server_first).await?;
     let client_final = response(stream).await?;
     let (server_final, keys) = server.finish(&client_final).map_err(failed)?;
-    request(stream, SASL_FINAL, &server_final).await?;
-    Ok(keys)
+    Ok(Proof { keys, answer: request(SASL_FINAL, &server_final)? })
 }
 
-/// Sends an authentication request.
-async fn request(stream: &mut Stream, code: u32, body: &[u8]) -> Result<(), Error> {
+/// An authentication request.
+fn request(code: u32, body: &[u8]) -> Result<BytesMut, Error> {
     let mut message = BytesMut::with_capacity(9 + body.len());
     message.put_u8(b'R');
     message.put_u32(u32::try_from(8 + body.len()).map_err(|_| Error::Malformed("too long an answer"))?);
     message.put_u32(code);
     message.put_slice(body);
-    stream.write_all(&message).await.map_err(Error::Io)?;
+    Ok(message)
+}
+
+async fn ask(stream: &mut Stream, code: u32, body: &[u8]) -> Result<(), Error> {
+    stream.write_all(&request(code, body)?).await.map_err(Error::Io)?;
     stream.flush().await.map_err(Error::Io)
 }
 
-/// Reads the body of a `p` message. Strangers send these: the room for one grows with its bytes, not with its length word.
+/// Reads the body of a `p` message.
 async fn response(stream: &mut Stream) -> Result<Vec<u8>, Error> {
     let left = |error: io::Error| match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::Closed("authentication"),
         _ => Error::Io(error),
     };
-    match stream.read_u8().await.map_err(left)? {
-        b'p' => {}
-        b'X' => return Err(Error::Closed("authentication")),
-        other => return Err(Error::UnexpectedMessage(other)),
-    }
-    let length = stream.read_u32().await.map_err(left)?;
+    let mut inbox = Inbox::new();
+    let length = loop {
+        match inbox.bytes() {
+            [] | [b'p'] | [b'p', _] | [b'p', _, _] | [b'p', _, _, _] => {}
+            [b'p', a, b, c, d, ..] => break u32::from_be_bytes([*a, *b, *c, *d]),
+            [b'X', ..] => return Err(Error::Closed("authentication")),
+            [other, ..] => return Err(Error::UnexpectedMessage(*other)),
+        }
+        if inbox.read(stream).await.map_err(left)? == 0 {
+            return Err(Error::Closed("authentication"));
+        }
+    };
     let (4..=MESSAGE_BYTES_MAX, Some(rest)) = (length, length.checked_sub(4)) else {
         return Err(Error::MessageLength(length));
     };
-    let mut body = Vec::with_capacity(RESERVED_BYTES.min(rest as usize));
-    let read = stream.take(u64::from(rest)).read_to_end(&mut body).await.map_err(left)?;
-    if read == rest as usize { Ok(body) } else { Err(Error::Closed("authentication")) }
+    let mut message = inbox.message(stream, HEADER_BYTES + rest as usize).await.map_err(left)?;
+    message.drain(..HEADER_BYTES);
+    Ok(message)
 }
 
 /// The mechanism of a SASLInitialResponse, and the client's first words if it has any yet.

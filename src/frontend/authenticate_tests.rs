@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -15,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const USER: &str = "app@acme";
 const PASSWORD: &str = "pencil";
 
-type Outcome = JoinHandle<Result<Keys, Error>>;
+type Outcome = JoinHandle<Result<Proof, Error>>;
 
 /// Both ends of a TCP connection: client, server.
 async fn pair() -> (TcpStream, Stream) {
@@ -29,7 +30,10 @@ fn begin(mut server: Stream, known: bool) -> Outcome {
     tokio::spawn(async move {
         let verifier = known.then(|| Verifier::generate(PASSWORD, 4096));
         let challenge = Challenge { user: USER, verifier: verifier.as_ref(), salt_name: "app\0acme" };
-        authenticate(&mut server, challenge, &MockKey::derive(b"fixed")).await
+        let proof = authenticate(&mut server, challenge, &MockKey::derive(b"fixed")).await?;
+        server.write_all(&proof.answer).await.unwrap();
+        server.flush().await.unwrap();
+        Ok(proof)
     })
 }
 
@@ -38,7 +42,7 @@ async fn connect(known: bool) -> (Stream, Outcome) {
     (Stream::from_tcp(client), begin(server, known))
 }
 
-async fn outcome(outcome: Outcome) -> Result<Keys, Error> {
+async fn outcome(outcome: Outcome) -> Result<Proof, Error> {
     tokio::time::timeout(PATIENCE, outcome).await.unwrap().unwrap()
 }
 
@@ -101,6 +105,34 @@ async fn the_right_password_gets_in_and_the_server_proves_itself() {
     assert_eq!(offer, "SCRAM-SHA-256\0\0");
     assert_eq!(last.map(|(kind, body)| (kind, body[..4].to_vec())), Some((b'R', SASL_FINAL.to_be_bytes().to_vec())));
     assert!(outcome(opening).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_comes_with_the_proof_is_the_sessions() {
+    let (client, mut server) = pair().await;
+    let mut client = Stream::from_tcp(client);
+    let opening = tokio::spawn(async move {
+        let verifier = Verifier::generate(PASSWORD, 4096);
+        let challenge = Challenge { user: USER, verifier: Some(&verifier), salt_name: USER };
+        let proof = authenticate(&mut server, challenge, &MockKey::random()).await.unwrap();
+        server.write_all(&proof.answer).await.unwrap();
+        let mut query = [0; 9];
+        server.read_exact(&mut query).await.unwrap();
+        query
+    });
+    let mut scram = scram(PASSWORD, &client);
+    asked(&mut client, SASL).await;
+    let first = initial("SCRAM-SHA-256", &scram.first());
+    let length = u32::try_from(first.len() + 4).unwrap().to_be_bytes();
+    for piece in [&b"p"[..], &length[..2], &length[2..], &first[..20], &first[20..]] {
+        client.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let last = scram.update(&asked(&mut client, SASL_CONTINUE).await).unwrap();
+    let length = u32::try_from(last.len() + 4).unwrap().to_be_bytes();
+    client.write_all(&[b"p", length.as_slice(), &last, b"Q\0\0\0\x08SQL\0"].concat()).await.unwrap();
+    scram.finish(&asked(&mut client, SASL_FINAL).await).unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, opening).await.unwrap().unwrap(), *b"Q\0\0\0\x08SQL\0");
 }
 
 #[tokio::test]

@@ -5,13 +5,14 @@ mod authenticate;
 mod config;
 mod error;
 mod identify;
+mod inbox;
 mod names;
 mod open;
 mod request;
 mod settings;
 
 pub use admit::{admit, module, served};
-pub use authenticate::{Challenge, authenticate};
+pub use authenticate::{Challenge, Proof, authenticate};
 pub use config::{ClientTls, DefaultTenantPhase, IdentifyConfig, ListenConfig};
 pub use error::Error;
 pub use identify::{Claim, Directory, Identified, Request, Unknown, UnknownReason, default_tenant_notice, identify};

@@ -1,14 +1,14 @@
 //! The beginning of a connection: encryption, then a startup message or a cancel request.
 //!
-//! Nothing is read ahead here. Requests for encryption are read to their eighth byte and no further, so that nothing said in
-//! clear is ever taken for something said under TLS (CVE-2021-23222 and its kin).
+//! Nothing said in clear is ever taken for something said under TLS (CVE-2021-23222 and its kin): whatever is read together with
+//! a request for encryption ends the connection.
 
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
 use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use crate::net::{Peer, ServerTls, Stream};
 use crate::protocol::{
@@ -18,6 +18,7 @@ use crate::protocol::{
 
 use super::config::ClientTls;
 use super::error::Error;
+use super::inbox::Inbox;
 
 /// The first byte of a TLS handshake record; as the first of a length word it would announce 352 MB.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -56,10 +57,11 @@ pub async fn open(mut stream: Stream, tls: Option<&ServerTls>, policy: ClientTls
     let tls = tls.filter(|_| policy != ClientTls::Disable && !is_local);
     let mut requests = Requests::default();
     loop {
-        let Some(header) = read_header(&mut stream).await else { return Ok(Opening::Silent) };
+        let mut inbox = Inbox::new();
+        let Some(header) = read_header(&mut stream, &mut inbox).await else { return Ok(Opening::Silent) };
         if header[0] == TLS_HANDSHAKE && requests == Requests::default() {
             let Some(tls) = tls else { return Ok(Opening::Silent) };
-            stream = direct_tls(stream, &header, tls).await?;
+            stream = direct_tls(stream, inbox.bytes(), tls).await?;
             requests = Requests { encrypted: true, ..requests };
             continue;
         }
@@ -71,20 +73,22 @@ pub async fn open(mut stream: Stream, tls: Option<&ServerTls>, policy: ClientTls
         match announced {
             Announced::SslRequest | Announced::GssEncRequest => {
                 let yes = tls.filter(|_| announced == Announced::SslRequest);
-                match requests.take(announced).and(early_data(&mut stream, announced).await) {
+                match requests.take(announced).and(early_data(&inbox, announced)) {
                     Ok(()) => stream = answer(stream, yes).await?,
                     Err(error) => return Err(refuse(&mut stream, error).await),
                 }
                 requests.encrypted = yes.is_some();
             }
             Announced::Cancel { rest } => {
-                let key = CancelKey::parse(&read_rest(&mut stream, rest, "cancel request").await?)?;
+                let packet = read_packet(&mut stream, inbox, rest, "cancel request").await?;
+                let key = CancelKey::parse(&packet[STARTUP_HEADER_BYTES..])?;
                 return Ok(Opening::Cancel(key, stream));
             }
             Announced::Startup { version, rest } => {
-                let body = read_rest(&mut stream, rest, "startup packet").await?;
+                let packet = read_packet(&mut stream, inbox, rest, "startup packet").await?;
+                let body = &packet[STARTUP_HEADER_BYTES..];
                 let in_clear = policy == ClientTls::Require && !requests.encrypted && !is_local;
-                return match startup(version, &body, in_clear, &mut stream).await {
+                return match startup(version, body, in_clear, &mut stream).await {
                     Ok((protocol, parameters)) => Ok(Opening::Session(Opened { stream, protocol, parameters })),
                     Err(error) => Err(refuse(&mut stream, error).await),
                 };
@@ -136,33 +140,31 @@ const fn name_of(announced: Announced) -> &'static str {
     }
 }
 
-/// The first eight bytes; none if the client leaves before, or does not speak the protocol.
-async fn read_header(stream: &mut Stream) -> Option<[u8; STARTUP_HEADER_BYTES]> {
-    let mut header = [0; STARTUP_HEADER_BYTES];
-    let mut filled = 0;
-    while filled < header.len() {
-        match stream.read(&mut header[filled..]).await {
-            Ok(0) | Err(_) => return None,
-            Ok(read) => filled += read,
+/// The first eight bytes, with which others may have come; none if the client leaves before, or does not speak the protocol.
+async fn read_header(stream: &mut Stream, inbox: &mut Inbox) -> Option<[u8; STARTUP_HEADER_BYTES]> {
+    loop {
+        if let Some(header) = inbox.bytes().first_chunk() {
+            return Some(*header);
         }
         // What is not this protocol is sent away at its fourth byte, since it may never send an eighth.
-        if let (4..=7, [a, b, c, d, ..]) = (filled, header)
-            && a != TLS_HANDSHAKE
-            && startup_length([a, b, c, d]).is_err()
+        if let Some(length) = inbox.bytes().first_chunk()
+            && length[0] != TLS_HANDSHAKE
+            && startup_length(*length).is_err()
         {
             return None;
         }
+        if !matches!(inbox.read(stream).await, Ok(1..)) {
+            return None;
+        }
     }
-    Some(header)
 }
 
-async fn read_rest(stream: &mut Stream, length: usize, what: &'static str) -> Result<Vec<u8>, Error> {
-    let mut body = vec![0; length];
-    match stream.read_exact(&mut body).await {
-        Ok(_) => Ok(body),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::Closed(what)),
-        Err(error) => Err(Error::Io(error)),
-    }
+/// A packet of which `rest` bytes follow the header.
+async fn read_packet(stream: &mut Stream, inbox: Inbox, rest: usize, what: &'static str) -> Result<Vec<u8>, Error> {
+    inbox.message(stream, STARTUP_HEADER_BYTES + rest).await.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Closed(what),
+        _ => Error::Io(error),
+    })
 }
 
 /// TLS without asking first. There ALPN must say that PostgreSQL is meant, so that no other protocol's TLS is answered (as
@@ -177,20 +179,14 @@ async fn direct_tls(stream: Stream, prefix: &[u8], tls: &ServerTls) -> Result<St
 
 /// A request for encryption is the last thing a client says before the answer. Whatever comes with it was put there by a
 /// broken client, or by someone who wants it taken for the client's own words under TLS.
-async fn early_data(stream: &mut Stream, request: Announced) -> Result<(), Error> {
-    let what = match request {
+fn early_data(inbox: &Inbox, request: Announced) -> Result<(), Error> {
+    if inbox.bytes().len() == STARTUP_HEADER_BYTES {
+        return Ok(());
+    }
+    Err(Error::EarlyData(match request {
         Announced::SslRequest => "SSL request",
         _ => "GSSAPI encryption request",
-    };
-    poll_fn(|cx| {
-        Poll::Ready(match stream.poll_read(cx, &mut [0]) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(Ok(0)) => Err(Error::Closed(what)),
-            Poll::Ready(Ok(_)) => Err(Error::EarlyData(what)),
-            Poll::Ready(Err(error)) => Err(Error::Io(error)),
-        })
-    })
-    .await
+    }))
 }
 
 /// Answers a request for encryption: `S` and TLS, or `N`.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
@@ -294,6 +295,24 @@ async fn a_startup_packet_without_user_or_terminator_gets_postgres_error() {
         let told = everything(&mut client).await;
         assert!(told.starts_with(b"E") && contains(&told, text), "{told:?}");
         assert!(matches!(outcome(opening).await, Err(Error::Startup(_))));
+    }
+}
+
+#[tokio::test]
+async fn what_comes_with_the_startup_packet_stays_to_be_read() {
+    for encrypted in [false, true] {
+        let (client, opening) = connect(ClientTls::Prefer).await;
+        let packet = [startup_packet(0, &[("user", "app")]).as_slice(), b"what follows"].concat();
+        let mut client = match encrypted {
+            true => encrypt(client, Some(tls::ALPN)).await.unwrap(),
+            false => Stream::from_tcp(client),
+        };
+        client.write_all(&packet).await.unwrap();
+        client.flush().await.unwrap();
+        let mut opened = session(opening).await;
+        let mut rest = [0; 12];
+        opened.stream.read_exact(&mut rest).await.unwrap();
+        assert_eq!(&rest, b"what follows");
     }
 }
 

@@ -14,5 +14,6 @@ mod verify;
 pub use connect::{connect_tcp, server_name};
 pub use error::TlsError;
 pub use record::TlsInfo;
+pub use socket::prepare_listener;
 pub use stream::{Detached, Peer, Stream};
 pub use tls::ServerTls;

@@ -103,10 +103,19 @@ impl BareSocket {
     }
 }
 
+/// Sets on a listening socket what every connection has: the kernel hands it down to those that are accepted there.
+///
+/// # Errors
+/// The socket's.
+pub fn prepare_listener<'a>(socket: impl Into<SockRef<'a>>) -> io::Result<()> {
+    set_options(socket)
+}
+
 /// Sets what every TCP connection has: no delay of small writes, and keepalive probes.
-pub(super) fn set_options(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+pub(super) fn set_options<'a>(socket: impl Into<SockRef<'a>>) -> io::Result<()> {
+    let socket = socket.into();
+    socket.set_tcp_nodelay(true)?;
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }

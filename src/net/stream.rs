@@ -43,6 +43,8 @@ impl fmt::Display for Peer {
 pub struct Stream {
     engine: Engine,
     peer: Peer,
+    /// Bytes that were [read too far](Self::unread); empty for all but a moment of a stream's life.
+    unread: Box<[u8]>,
 }
 
 /// What moves the bytes: the seam behind which another engine than tokio's sockets would stand.
@@ -62,13 +64,38 @@ impl Stream {
             tracing::debug!(%error, "set options of a TCP socket");
         }
         let peer = socket.peer_addr().map_or(Peer::Gone, Peer::Tcp);
-        Self { engine: Engine::Plain(Socket::Tcp(socket)), peer }
+        Self::from_tcp_of(socket, peer)
+    }
+
+    /// A stream over a TCP socket whose listener was [prepared](super::prepare_listener).
+    #[must_use]
+    pub fn from_accepted(socket: TcpStream, peer: SocketAddr) -> Self {
+        Self::from_tcp_of(socket, Peer::Tcp(peer))
+    }
+
+    fn from_tcp_of(socket: TcpStream, peer: Peer) -> Self {
+        Self { engine: Engine::Plain(Socket::Tcp(socket)), peer, unread: Box::default() }
     }
 
     /// A stream over a connected Unix socket.
     #[must_use]
     pub fn from_unix(socket: UnixStream) -> Self {
-        Self { engine: Engine::Plain(Socket::Unix(socket)), peer: Peer::Unix }
+        Self { engine: Engine::Plain(Socket::Unix(socket)), peer: Peer::Unix, unread: Box::default() }
+    }
+
+    /// Gives back bytes that were read too far: the next reads give them first. Only what the last read gave can be given
+    /// back, and before TLS begins it must have been read again.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        debug_assert!(self.unread.is_empty());
+        self.unread = bytes.into();
+    }
+
+    #[cold]
+    fn read_again(&mut self, buf: &mut [u8]) -> usize {
+        let count = self.unread.len().min(buf.len());
+        buf[..count].copy_from_slice(&self.unread[..count]);
+        self.unread = self.unread[count..].into();
+        count
     }
 
     /// Reads what is there, up to the buffer's length. `Ok(0)` is the end (also a TLS peer's end without `close_notify`).
@@ -77,6 +104,9 @@ impl Stream {
     /// The socket's, or `InvalidData` for what is no TLS.
     #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if !self.unread.is_empty() {
+            return Poll::Ready(Ok(self.read_again(buf)));
+        }
         match &mut self.engine {
             Engine::Plain(socket) => socket.poll_read(cx, buf),
             Engine::Tls(socket, tls) => tls.poll_read(socket, cx, buf),
@@ -116,6 +146,9 @@ impl Stream {
     /// The runtime's, when it shuts down.
     #[inline]
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         match &mut self.engine {
             Engine::Plain(socket) => socket.poll_read_ready(cx),
             Engine::Tls(socket, tls) => tls.poll_read_ready(socket, cx),
@@ -140,12 +173,13 @@ impl Stream {
     /// Makes the stream a TLS one, as server; `prefix` is what was read from it already.
     ///
     /// # Errors
-    /// The socket's, `InvalidData` for what is no acceptable handshake, `InvalidInput` when the stream is TLS already.
+    /// The socket's, `InvalidData` for what is no acceptable handshake, `InvalidInput` when the stream is TLS already or has
+    /// unread bytes, which were said in clear.
     pub async fn accept_tls(self, prefix: &[u8], tls: &ServerTls) -> io::Result<Self> {
         let connection = rustls::ServerConnection::new(Arc::clone(&tls.config)).map_err(record::invalid_data)?;
         let (mut socket, peer) = self.into_plain()?;
         let session = TlsSession::accept(&mut socket, connection, prefix, tls.server_end_point.clone()).await?;
-        Ok(Self { engine: Engine::Tls(socket, session), peer })
+        Ok(Self { engine: Engine::Tls(socket, session), peer, unread: Box::default() })
     }
 
     /// Makes the stream a TLS one, as client. The name is sent to the server (unless it is an address), verified or not.
@@ -157,13 +191,15 @@ impl Stream {
         let connection = rustls::ClientConnection::new(config, name.clone()).map_err(record::invalid_data)?;
         let (mut socket, peer) = self.into_plain()?;
         let session = TlsSession::connect(&mut socket, connection, &name).await?;
-        Ok(Self { engine: Engine::Tls(socket, session), peer })
+        Ok(Self { engine: Engine::Tls(socket, session), peer, unread: Box::default() })
     }
 
     fn into_plain(self) -> io::Result<(Socket, Peer)> {
+        let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         match self.engine {
+            Engine::Plain(_) if !self.unread.is_empty() => refuse("bytes in clear before TLS"),
             Engine::Plain(socket) => Ok((socket, self.peer)),
-            Engine::Tls(..) => Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS inside TLS")),
+            Engine::Tls(..) => refuse("TLS inside TLS"),
         }
     }
 
@@ -176,7 +212,7 @@ impl Stream {
             Engine::Plain(socket) => (socket.detach()?, None),
             Engine::Tls(socket, tls) => (socket.detach()?, Some(tls)),
         };
-        Ok(Detached { socket, tls, peer: self.peer })
+        Ok(Detached { socket, tls, peer: self.peer, unread: self.unread })
     }
 
     /// Says goodbye (`close_notify` under TLS) and ends the sending direction; the other one can still be read.
@@ -200,7 +236,13 @@ impl Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().engine {
+        let stream = self.get_mut();
+        if !stream.unread.is_empty() {
+            let read = stream.read_again(buf.initialize_unfilled());
+            buf.advance(read);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut stream.engine {
             Engine::Plain(socket) => socket.poll_read_buf(cx, buf),
             Engine::Tls(socket, tls) => {
                 let read = ready!(tls.poll_read(socket, cx, buf.initialize_unfilled()))?;
@@ -231,6 +273,7 @@ pub struct Detached {
     socket: BareSocket,
     tls: Option<Box<TlsSession>>,
     peer: Peer,
+    unread: Box<[u8]>,
 }
 
 impl Detached {
@@ -247,7 +290,7 @@ impl Detached {
             None => Engine::Plain(socket),
             Some(session) => Engine::Tls(socket, session),
         };
-        Ok(Stream { engine, peer: self.peer })
+        Ok(Stream { engine, peer: self.peer, unread: self.unread })
     }
 
     /// Who is at the other end.

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::error::Error;
 use crate::frontend::ListenConfig;
-use crate::net::Stream;
+use crate::net::{Stream, prepare_listener};
 
 /// Connections that the kernel may queue.
 const BACKLOG: i32 = 4096;
@@ -79,7 +79,7 @@ impl Drop for Listeners {
 
 async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<Stream> {
     match listener {
-        Some(listener) => listener.accept().await.map(|(socket, _)| Stream::from_tcp(socket)),
+        Some(listener) => listener.accept().await.map(|(socket, peer)| Stream::from_accepted(socket, peer)),
         None => std::future::pending().await,
     }
 }
@@ -102,6 +102,7 @@ async fn bind_tcp(address: &str) -> Result<TcpListener, Error> {
     let bind = || -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
+        prepare_listener(&socket)?;
         socket.set_nonblocking(true)?;
         socket.bind(&resolved.into())?;
         socket.listen(BACKLOG)?;

@@ -10,15 +10,15 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::worker::Command;
-use crate::auth::{Keys, Part, SecretRef};
+use crate::auth::{Part, SecretRef};
 use crate::backend::Credential;
 use crate::frontend::{
-    self, Claim, DefaultTenantPhase, Identified, Opened, Opening, admit, authenticate, default_tenant_notice,
+    self, Claim, DefaultTenantPhase, Identified, Opened, Opening, Proof, admit, authenticate, default_tenant_notice,
     filter_settings, identify, open, turn_away,
 };
 use crate::net::Stream;
 use crate::protocol::{CancelKey, Protocol, Report, SqlState};
-use crate::session::{Arrival, Ticket, Visitor, say};
+use crate::session::{Arrival, Ticket, Visitor, say, say_after};
 use crate::tenant::{Placement, Pooling, Tenant};
 
 /// Takes one client as far as its thread, within the login time-out.
@@ -67,7 +67,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
     };
     let Opened { mut stream, protocol, parameters } = opened;
     let encrypted = stream.tls().is_some();
-    let (claim, keys) = match proven(shared, &mut stream, &parameters).await {
+    let (claim, mut proof) = match proven(shared, &mut stream, &parameters).await {
         Ok(proven) => proven,
         Err(error) => return failed(peer, &error),
     };
@@ -78,7 +78,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
         connected_at: SystemTime::now(),
         encrypted,
     };
-    match ticket(shared, claim, keys, protocol, deadline, visitor).await {
+    match ticket(shared, claim, &mut proof, protocol, deadline, visitor).await {
         Ok(ticket) => {
             let tenant = Arc::clone(&ticket.tenant);
             if let Some(worker) = hand_over(shared, stream, ticket, slot) {
@@ -88,7 +88,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
         Err(report) => {
             tracing::info!(peer, sqlstate = report.sqlstate.0, message = report.message, "login refused");
             metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => "refused").increment(1);
-            say(&mut stream, &report).await;
+            say_after(&mut stream, proof.answer, &report).await;
         }
     }
 }
@@ -107,7 +107,7 @@ async fn proven(
     shared: &Shared,
     stream: &mut Stream,
     parameters: &[(String, String)],
-) -> Result<(Box<Claim>, Keys), frontend::Error> {
+) -> Result<(Box<Claim>, Proof), frontend::Error> {
     let live = shared.live.load_full();
     let server_name = stream.tls().and_then(|tls| tls.server_name.clone());
     let identified = match identify(parameters, server_name.as_deref(), &live.identify, &shared.registry).await {
@@ -119,13 +119,13 @@ async fn proven(
             return Err(error);
         }
     };
-    let keys = authenticate(stream, identified.challenge(), &shared.mock).await;
+    let proof = authenticate(stream, identified.challenge(), &shared.mock).await;
     match identified {
-        Identified::Known(claim) => Ok((claim, keys?)),
+        Identified::Known(claim) => Ok((claim, proof?)),
         Identified::Unknown(unknown) => {
             tracing::info!(peer = %stream.peer(), reason = %unknown.reason, user = unknown.user, "login of nobody known");
             metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => unknown.reason.to_string()).increment(1);
-            Err(keys.err().unwrap_or(frontend::Error::Password { user: unknown.user }))
+            Err(proof.err().unwrap_or(frontend::Error::Password { user: unknown.user }))
         }
     }
 }
@@ -144,7 +144,7 @@ async fn catch_up(shared: &Shared, tenant: &Arc<Tenant>, worker: usize) {
 async fn ticket(
     shared: &Shared,
     claim: Box<Claim>,
-    keys: Keys,
+    proof: &mut Proof,
     protocol: Protocol,
     deadline: Instant,
     visitor: Visitor,
@@ -167,7 +167,7 @@ async fn ticket(
         }
     }
     let (credential, server_user) = match placement.pooling {
-        Pooling::PerTenant => (Credential::Keys(keys), claim.login.role.clone()),
+        Pooling::PerTenant => (Credential::Keys(proof.keys.clone()), claim.login.role.clone()),
         Pooling::Shared => service_credential(&placement).await?,
     };
     Ok(Ticket {
@@ -181,6 +181,7 @@ async fn ticket(
         credential,
         server_user,
         long_key: protocol == Protocol::V3_2,
+        answer: std::mem::take(&mut proof.answer),
         notices,
         deadline,
     })

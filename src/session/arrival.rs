@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::attach::NO_SESSION;
 use super::context::Assertion;
 use super::control::{Control, Doing};
-use super::end::say;
+use super::end::{say_after, send_last};
 use super::error;
 use super::keys::{CancelKey, Owner};
 use super::names::Names;
@@ -31,6 +31,9 @@ use crate::protocol::{
 /// How long one step on a server connection may take while a session begins.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Room for what an ordinary session begins with.
+const WELCOME_BYTES: usize = 1024;
+
 /// A client that has proved who it is, on its way to the thread of its placement.
 pub struct Arrival {
     /// Its connection.
@@ -43,6 +46,9 @@ pub struct Arrival {
 
 /// A place, perhaps a connection, the client's cancel key, and the state that its settings bring.
 type Begun = (Place, Option<Link>, CancelKey, Effects);
+
+/// Given back at the session's end.
+type Kept = (Box<dyn Any + Send>, CancelKey);
 
 /// Why a session could not begin.
 enum Refusal {
@@ -60,74 +66,77 @@ impl From<Report> for Refusal {
 impl Arrival {
     /// The session from here to its end. It is in its thread's list at once, before the future is first polled, so that no
     /// change of its tenant that the thread hears of after it is missed.
-    pub fn run(self, begin: Rc<Begin>) -> impl Future<Output = ()> {
+    pub fn run(self: Box<Self>, begin: Rc<Begin>) -> impl Future<Output = ()> {
         let ticket = &self.ticket;
         let (tenant, placement) = (Arc::clone(&ticket.tenant), Arc::clone(&ticket.placement));
         let control = Control::new(ticket.id, tenant, placement, ticket.visitor.clone(), begin.thread.now());
         let entered = begin.thread.enter(&control);
+        // Boxed: what a session needs to begin is not kept while it lasts.
+        let beginning = Box::pin(self.session(control, begin));
         async move {
-            self.run_as(control, begin).await;
+            if let Some((mut relay, kept)) = beginning.await {
+                relay.run().await;
+                drop((relay, kept));
+            }
             drop(entered);
         }
     }
 
-    async fn run_as(self, control: Rc<Control>, begin: Rc<Begin>) {
-        let Self { client, ticket, slot } = self;
+    /// Begins the session; what comes with it is to be kept until its end.
+    async fn session(self: Box<Self>, control: Rc<Control>, begin: Rc<Begin>) -> Option<(Box<Relay>, Kept)> {
+        let Self { client, mut ticket, slot } = *self;
         let mut client = match client.attach() {
             Ok(client) => client,
             Err(error) => {
                 tracing::error!(%error, "client socket could not be moved to its thread");
-                return;
+                return None;
             }
         };
+        let deadline = ticket.deadline;
         let begun = tokio::select! {
-            begun = tokio::time::timeout_at(ticket.deadline, Box::pin(ticket.begin(&begin, &mut client))) => begun,
+            begun = tokio::time::timeout_at(deadline, ticket.begin(&begin, &mut client)) => begun,
             last_word = control.killed() => Ok(Err(Refusal::Report(last_word))),
         };
-        let (place, link, key, standing) = match begun {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(Refusal::Report(report))) => {
+        let refusal = match begun {
+            Ok(Ok((place, link, key, standing))) => {
+                let mut relay = Box::new(Relay {
+                    client,
+                    link,
+                    up: Up::default(),
+                    down: Down::default(),
+                    pending: Pending::default(),
+                    state: State::new(standing, Rc::clone(&place.rules)),
+                    names: Names::default(),
+                    place,
+                    control,
+                    thread: Rc::clone(&begin.thread),
+                    process_id: key.process_id,
+                });
+                relay.control.set_doing(Doing::Idle, relay.thread.now());
+                relay.transaction_boundary();
+                return Some((relay, (slot, key)));
+            }
+            Ok(Err(refusal)) => refusal,
+            Err(_) => Refusal::Report(error::login_timeout()),
+        };
+        match refusal {
+            Refusal::Report(report) => {
                 tracing::info!(sqlstate = report.sqlstate.0, message = report.message, "session refused");
-                return say(&mut client, &report).await;
+                say_after(&mut client, ticket.answer, &report).await;
             }
-            Ok(Err(Refusal::Raw(raw))) => {
+            Refusal::Raw(raw) => {
                 tracing::info!("session refused by the server");
-                // A client that is gone cannot be told.
-                let _ = tokio::time::timeout(STEP_TIMEOUT, client.write_all(&raw)).await;
-                return;
+                ticket.answer.put_slice(&raw);
+                send_last(&mut client, &ticket.answer).await;
             }
-            Err(_) => {
-                tracing::info!("login time-out");
-                return say(&mut client, &error::login_timeout()).await;
-            }
-        };
-        let state = State::new(standing, Rc::clone(&place.rules));
-        let mut relay = Relay {
-            client,
-            link,
-            up: Up::default(),
-            down: Down::default(),
-            pending: Pending::default(),
-            state,
-            names: Names::default(),
-            place,
-            control,
-            thread: Rc::clone(&begin.thread),
-            process_id: key.process_id,
-        };
-        relay.control.set_doing(Doing::Idle, relay.thread.now());
-        relay.transaction_boundary();
-        drop(begin);
-        // The ticket is not needed any more; slot and key are, until the end.
-        drop(ticket);
-        relay.run().await;
-        drop((slot, key));
+        }
+        None
     }
 }
 
 impl Ticket {
     /// Finds pool and server, and sends everything up to the first ReadyForQuery.
-    async fn begin(&self, begin: &Rc<Begin>, client: &mut Stream) -> Result<Begun, Refusal> {
+    async fn begin(&mut self, begin: &Rc<Begin>, client: &mut Stream) -> Result<Begun, Refusal> {
         let place = place(self, begin).await?;
         let owner = Owner { thread: begin.thread_index, session: self.id };
         let known = if place.session_mode { None } else { begin.thread.parameters(place.pool_id, &place.want) };
@@ -135,7 +144,10 @@ impl Ticket {
             Some(parameters) => (parameters, Vec::new(), None),
             None => {
                 let mut server = self.first_server(&place).await?;
-                let parameters: Parameters = server.parameters.as_slice().into();
+                let parameters = Rc::new(Parameters::of(&server.parameters).map_err(|error| {
+                    tracing::error!(%error, "the server's parameters cannot be passed on");
+                    error::server_lost()
+                })?);
                 begin.thread.know_parameters(place.pool_id, &place.want, Rc::clone(&parameters));
                 let notices = std::mem::take(&mut server.notices);
                 (parameters, notices, Some(Link::new(server)))
@@ -143,8 +155,8 @@ impl Ticket {
         };
         let server_pid = link.as_ref().filter(|_| place.session_mode).map(|link| link.server.process_id);
         let key = begin.keys.issue(server_pid, self.long_key, owner);
-        let welcome = self.welcome(&parameters, &notices, &key).map_err(|error| {
-            tracing::error!(%error, "the server's parameters cannot be passed on");
+        let welcome = self.welcome(&parameters.messages, &notices, &key).map_err(|error| {
+            tracing::error!(%error, "the first messages cannot be encoded");
             error::server_lost()
         })?;
         let sent = async {
@@ -201,13 +213,13 @@ impl Ticket {
         error::checkout(&failure, Severity::Fatal).into()
     }
 
-    /// AuthenticationOk, the server's parameters, the cancel key, notices and ReadyForQuery, in one piece.
-    fn welcome(&self, parameters: &[(String, String)], notices: &[Bytes], key: &CancelKey) -> PgWireResult<BytesMut> {
-        let mut out = BytesMut::with_capacity(1024);
+    /// The answer to the client's proof, AuthenticationOk, the server's parameters, the cancel key, notices and ReadyForQuery,
+    /// in one piece.
+    fn welcome(&mut self, parameters: &[u8], notices: &[Bytes], key: &CancelKey) -> PgWireResult<BytesMut> {
+        let mut out = std::mem::take(&mut self.answer);
+        out.reserve(WELCOME_BYTES);
         authentication_ok(&mut out)?;
-        for (name, value) in parameters {
-            parameter_status(&mut out, name, value)?;
-        }
+        out.put_slice(parameters);
         backend_key_data(&mut out, key.process_id, &key.secret)?;
         for notice in notices {
             out.put_slice(notice);
@@ -220,14 +232,24 @@ impl Ticket {
     }
 
     /// State that the settings themselves bring, for the whole session.
-    fn standing_effects(&self, parameters: &[(String, String)]) -> Effects {
+    fn standing_effects(&self, parameters: &Parameters) -> Effects {
         let mut effects = Effects::NONE;
         if self.replication.is_some() {
             effects.insert(Effects::REPLICATION);
         }
-        if parameters.iter().any(|(name, value)| is_unreadable(name, value)) {
+        if parameters.is_unreadable {
             effects.insert(Effects::UNREADABLE);
         }
         effects
+    }
+}
+
+impl Parameters {
+    fn of(reported: &[(String, String)]) -> PgWireResult<Self> {
+        let mut messages = BytesMut::new();
+        for (name, value) in reported {
+            parameter_status(&mut messages, name, value)?;
+        }
+        Ok(Self { messages, is_unreadable: reported.iter().any(|(name, value)| is_unreadable(name, value)) })
     }
 }

@@ -10,6 +10,7 @@ use super::attach::NO_SESSION;
 use super::error;
 use super::relay::{End, Link, Relay, Turn};
 use crate::backend::{Asserted, cancel, simple};
+use crate::net::Stream;
 use crate::protocol::{Effects, Report};
 
 /// How long a reset may take before the connection is closed instead.
@@ -23,7 +24,7 @@ const UNRESTORABLE: [Effects; 6] =
 
 impl Relay {
     /// Relays until the session ends, and puts everything in order.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(&mut self) {
         let end = loop {
             match std::future::poll_fn(|cx| self.poll_turn(cx)).await {
                 Turn::End(end) => break end,
@@ -55,8 +56,13 @@ impl Relay {
         {
             say(&mut self.client, &report).await;
         }
-        // A client that is gone cannot be told so.
-        let _ = tokio::time::timeout(LAST_WORD_TIMEOUT, self.client.shutdown()).await;
+        self.up.window.give_up(&self.thread.buffers);
+        self.down.window.give_up(&self.thread.buffers);
+        // Closing a socket ends it well enough, when it comes at once.
+        if self.client.tls().is_some() || stopping.is_some() {
+            // A client that is gone cannot be told so.
+            let _ = tokio::time::timeout(LAST_WORD_TIMEOUT, self.client.shutdown()).await;
+        }
         // The session counts until its statement is stopped: at shutdown the process must not end before.
         if let Some(stopping) = stopping
             && let Err(error) = stopping.await
@@ -130,11 +136,20 @@ async fn restore(mut link: Link) {
 }
 
 /// Sends a last word; a client that does not take it is gone anyway.
-pub(crate) async fn say(client: &mut crate::net::Stream, report: &Report) {
-    let mut bytes = BytesMut::new();
-    report.encode(&mut bytes);
+pub(crate) async fn say(client: &mut Stream, report: &Report) {
+    say_after(client, BytesMut::new(), report).await;
+}
+
+/// Sends a last word after what was to come before it.
+pub(crate) async fn say_after(client: &mut Stream, mut before: BytesMut, report: &Report) {
+    report.encode(&mut before);
+    send_last(client, &before).await;
+}
+
+/// Sends the last bytes of all.
+pub(super) async fn send_last(client: &mut Stream, bytes: &[u8]) {
     let sent = tokio::time::timeout(LAST_WORD_TIMEOUT, async {
-        client.write_all(&bytes).await?;
+        client.write_all(bytes).await?;
         client.flush().await
     });
     if !matches!(sent.await, Ok(Ok(()))) {

@@ -31,5 +31,5 @@ pub use keys::{CancelKey, CancelKeys, Owner};
 pub use thread::Thread;
 pub use ticket::{Begin, MakeRoom, Ticket};
 
-pub(crate) use end::say;
+pub(crate) use end::{say, say_after};
 pub(crate) use error::shutdown;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use tokio::runtime::Handle;
 
 use super::buffer::Buffers;
@@ -15,7 +16,12 @@ use crate::backend::Want;
 use crate::protocol::{Report, SqlState};
 
 /// What a server reported when a connection began.
-pub(crate) type Parameters = Rc<[(String, String)]>;
+pub(crate) struct Parameters {
+    /// The messages that tell a client.
+    pub(crate) messages: BytesMut,
+    /// Texts cannot be scanned reliably where these hold.
+    pub(crate) is_unreadable: bool,
+}
 
 /// How long a server's parameters are told to new clients without asking it again.
 const PARAMETERS_TTL: Duration = Duration::from_secs(60);
@@ -30,7 +36,7 @@ pub struct Thread {
     front: Handle,
     sessions: RefCell<HashMap<u64, Rc<Control>>>,
     timeouts: RefCell<super::Config>,
-    parameters: RefCell<HashMap<Known, (Instant, Parameters)>>,
+    parameters: RefCell<HashMap<Known, (Instant, Rc<Parameters>)>>,
 }
 
 /// A pool, and the settings of a session in it.
@@ -100,14 +106,14 @@ impl Thread {
     }
 
     /// What a server reported to a session like this one, not long ago.
-    pub(crate) fn parameters(&self, pool: u64, want: &Want) -> Option<Parameters> {
+    pub(crate) fn parameters(&self, pool: u64, want: &Want) -> Option<Rc<Parameters>> {
         let known = self.parameters.borrow();
         let (since, parameters) = known.get(&Known { pool, class: want.class, affinity: want.affinity })?;
         (self.now().saturating_duration_since(*since) < PARAMETERS_TTL).then(|| Rc::clone(parameters))
     }
 
     /// Remembers what a server reported.
-    pub(crate) fn know_parameters(&self, pool: u64, want: &Want, parameters: Parameters) {
+    pub(crate) fn know_parameters(&self, pool: u64, want: &Want, parameters: Rc<Parameters>) {
         let mut known = self.parameters.borrow_mut();
         if known.len() >= PARAMETERS_MAX {
             known.clear();

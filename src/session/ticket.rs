@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::client::Visitor;
@@ -36,6 +37,8 @@ pub struct Ticket {
     pub server_user: String,
     /// Whether it gets a long cancel key (protocol 3.2).
     pub long_key: bool,
+    /// The answer to its proof, which it must get before anything else.
+    pub answer: BytesMut,
     /// What it is told before it may begin.
     pub notices: Vec<Report>,
     /// When the login must be over.

@@ -38,6 +38,42 @@ async fn a_connection_tries_every_address_and_tells_the_last_failure() {
 }
 
 #[tokio::test]
+async fn an_accepted_connection_has_the_options_of_its_listener() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    prepare_listener(&listener).unwrap();
+    let (_client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (accepted, peer) = accepted.unwrap();
+    let options = socket2::SockRef::from(&accepted);
+    assert!(options.tcp_nodelay().unwrap() && options.keepalive().unwrap());
+    assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+    assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+    assert_eq!(options.tcp_keepalive_retries().unwrap(), 6);
+    assert_eq!(Stream::from_accepted(accepted, peer).peer(), &Peer::Tcp(peer));
+}
+
+#[tokio::test]
+async fn what_was_read_too_far_is_read_again_wherever_the_stream_goes() {
+    let (mut client, mut server) = tcp_pair().await;
+    send(&mut client, b"first, second").await;
+    let first = receive(&mut server, 13).await;
+    server.unread(&first[7..]);
+    poll_fn(|cx| server.poll_read_ready(cx)).await.unwrap();
+    let mut server = server.detach().unwrap().attach().unwrap();
+    assert_eq!(receive(&mut server, 2).await, b"se");
+    send(&mut client, b", third").await;
+    assert_eq!(receive(&mut server, 11).await, b"cond, third");
+}
+
+#[tokio::test]
+async fn nothing_said_in_clear_gets_into_a_tls_session() {
+    let (tls, _) = Pki::new().server();
+    let (_client, mut server) = tcp_pair().await;
+    server.unread(b"in clear");
+    let refused = server.accept_tls(&[], &tls).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
 async fn both_ends_of_tls_agree_on_name_protocol_and_end_point() {
     let pki = Pki::new();
     let (mut client, mut server) = tls_pair(&pki).await;
