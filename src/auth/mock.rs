@@ -12,30 +12,36 @@ const ITERATIONS: u32 = 4096;
 
 /// Makes verifiers for names that have none: always the same for a name, matching no password.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct MockKey(Digest);
+pub struct MockKey {
+    salts: Digest,
+    /// In place of a verifier's keys. Nobody is shown anything that is made with them, so they are the same for all names.
+    stored_key: Digest,
+    server_key: Digest,
+}
 
 impl MockKey {
     /// A key of this process alone.
     #[must_use]
     pub fn random() -> Self {
-        Self(rand::random())
+        let secret: Digest = rand::random();
+        Self::derive(&secret)
     }
 
     /// A key shared by all who know the secret, so that several instances show the same salts.
     #[must_use]
     pub fn derive(secret: &[u8]) -> Self {
-        Self(hmac(secret, &[b"pgtenant mock key"]))
+        let part = |what: &[u8]| hmac(secret, &[b"pgtenant mock key", what]);
+        Self { salts: part(b"salts"), stored_key: part(b"stored key"), server_key: part(b"server key") }
     }
 
     /// The verifier of a name that has none. The exchange must still be told that it is a mock one.
     #[must_use]
     pub fn verifier_for(&self, name: &str) -> Verifier {
-        let part = |what: &[u8]| hmac(&self.0, &[what, b"\0", name.as_bytes()]);
         Verifier {
             iterations: ITERATIONS,
-            salt: part(b"salt")[..16].to_vec(),
-            stored_key: part(b"stored key"),
-            server_key: part(b"server key"),
+            salt: hmac(&self.salts, &[name.as_bytes()])[..16].to_vec(),
+            stored_key: self.stored_key,
+            server_key: self.server_key,
         }
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 
 use crate::backend::{PoolBudget, PoolState, Pools, check_idle};
 use crate::protocol::{Report, SqlState};
@@ -21,6 +21,9 @@ use crate::{pool, session::shutdown};
 const TICK: Duration = Duration::from_millis(200);
 /// How often pools are swept, in ticks.
 const SWEEP_TICKS: u32 = 5;
+
+/// Sessions that may run between two looks for events: as many as may have become ready in one.
+const EVENT_INTERVAL: u32 = 1024;
 
 /// What a relay thread can be told.
 pub(super) enum Command {
@@ -67,11 +70,23 @@ pub(super) struct Worker {
 impl Worker {
     /// Starts thread number `index`, which is told things through its sender among `settings.peers`.
     pub(super) fn start(index: usize, settings: Settings, inbox: UnboundedReceiver<Command>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let commands = settings.peers[index].clone();
+        let (told, made) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(index, settings, inbox));
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .event_interval(EVENT_INTERVAL)
+                .build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    // Whoever started the thread waits for this.
+                    let _ = told.send(Ok(()));
+                    runtime.block_on(run(index, settings, inbox));
+                }
+                Err(error) => _ = told.send(Err(error)),
+            }
         })?;
+        made.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
         Ok(Self { commands, thread: Some(thread) })
     }
 

@@ -27,7 +27,7 @@ async fn a_running_transaction_is_finished_and_everyone_else_is_told() {
     working.query("BEGIN; INSERT INTO notes (note) VALUES ('finished')").await;
     let mut idle = Wire::login(child.address, &tenant, "crm").await;
     let mut pinned = Wire::login(child.address, &tenant, "crm").await;
-    pinned.query("SET work_mem = '5MB'").await;
+    pinned.query("CREATE TEMPORARY TABLE mine ()").await;
     let mut waiting = Wire::login(child.address, &tenant, "crm").await;
     waiting.send(&query("SELECT 1")).await;
     child.signal(Signal::SIGTERM);
