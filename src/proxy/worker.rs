@@ -190,6 +190,7 @@ fn obey(command: Command, begin: &Rc<Begin>) {
         Command::TenantChanged(id, tenant) => tenant_changed(begin, id, tenant.as_ref()),
         Command::Tenants(reply) => {
             let mut tenants: Vec<_> = thread.sessions().iter().map(|control| control.tenant.id).collect();
+            tenants.extend(begin.pools.list().into_iter().filter_map(|(key, _)| key.tenant));
             tenants.sort_unstable();
             tenants.dedup();
             // Whoever asked may have stopped waiting.

@@ -2,7 +2,7 @@
 
 use pgtenant::tenant::{TenantName, TenantStatus};
 
-use crate::support::{Wire, connect, one, proxy, refusal, unique, wire, world};
+use crate::support::{self, Wire, World, connect, one, proxy, refusal, unique, wire, world};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_is_served_the_moment_it_is_made_and_the_moment_it_is_activated() {
@@ -46,4 +46,24 @@ async fn a_client_that_takes_its_time_to_log_in_finds_its_tenant_suspended() {
     let refused = client.authenticate(&tenant.password).await.expect_err("a refusal");
     assert_eq!((refused.field(b'C').as_str(), &refused.field(b'M')[..14]), ("28000", "(PT-SUSPENDED)"));
     proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_tenant_that_nobody_here_uses_costs_the_registry_nothing() {
+    let registry = support::database("registry").await;
+    let world = World::over(registry.url.clone()).await;
+    let busy = world.tenant_of("busy", &["operations"]).await;
+    let proxy = proxy(&world, |_| {}).await;
+    let session = proxy.connect(&busy, "operations").await;
+    // As `pgtenant migrate` or a script over all tenants would.
+    let others = "INSERT INTO pgtenant.tenants (slug, name, status) SELECT 't' || n, 'T', 'active' FROM generate_series(1, 200) AS n";
+    registry.admin.batch_execute(others).await.unwrap();
+    world.run(&["tenant", "suspend", &busy.slug]).await;
+    support::until("the suspended session has ended", async || session.is_closed()).await;
+    proxy.stop().await;
+    let gone = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pgtenant registry'";
+    let count = async |sql: &str| registry.admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+    support::until("the proxy has left the registry", async || count(gone).await == 0).await;
+    let looked_up = count("SELECT idx_scan FROM pg_stat_user_tables WHERE relid = 'pgtenant.logins'::regclass").await;
+    assert!((1..100).contains(&looked_up), "{looked_up}");
 }
