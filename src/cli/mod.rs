@@ -3,6 +3,7 @@
 mod check;
 mod context;
 mod demo;
+mod list;
 mod login;
 mod migrate;
 mod module;

@@ -1,8 +1,10 @@
 //! A registry to read from, whichever kind it is: a database, or a file.
 
+use std::collections::HashMap;
+
 use crate::control::{Control, Error, Inventory};
-use crate::registry::{Admin, Contents, TenantDetails};
-use crate::tenant::TenantName;
+use crate::registry::{Activity, Admin, Contents, Filter, TenantDetails};
+use crate::tenant::{Slug, TenantId, TenantName};
 
 /// Tenants read from the registry at a time.
 const PAGE: u32 = 500;
@@ -43,6 +45,31 @@ impl Source {
                 found.cloned().ok_or_else(|| Error::NoTenant { name: name.to_string() })
             }
         }
+    }
+
+    /// The next tenants that fit, by their slugs, after one of them or from the first.
+    pub(super) async fn page(
+        &self,
+        filter: &Filter,
+        after: Option<&Slug>,
+        limit: u32,
+    ) -> Result<Vec<TenantDetails>, Error> {
+        match self {
+            Self::Database(control) => Ok(control.registry().tenants_like(filter, after, limit).await?),
+            Self::File(_) => {
+                let mut tenants = self.tenants().await?;
+                tenants.retain(|tenant| after.is_none_or(|after| tenant.tenant.slug > *after) && filter.fits(tenant));
+                tenants.truncate(limit as usize);
+                Ok(tenants)
+            }
+        }
+    }
+
+    /// When these tenants were last used; a file knows nothing of that.
+    pub(super) async fn activity(&self, tenants: &[TenantDetails]) -> Result<HashMap<TenantId, Activity>, Error> {
+        let Some(registry) = self.registry() else { return Ok(HashMap::new()) };
+        let ids: Vec<_> = tenants.iter().map(|tenant| tenant.tenant.id).collect();
+        Ok(registry.activity(&ids).await?)
     }
 
     /// All tenants, by their slugs.

@@ -9,11 +9,13 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::context::Context;
+use super::list::{self, List};
 use super::login::{self, parse_login, read_password};
-use super::output::{Failure, print, print_json, remark, table};
-use super::view::{CreatedView, TenantView, print_tenant, url};
+use super::output::{Failure, or_dash, print, print_json, remark};
+use super::source::Source;
+use super::view::{CreatedView, TenantView, last_used, print_tenant, url};
 use crate::auth::Secret;
-use crate::control::{self, DEFAULT_LOGIN, Limits, NewTenant, Overrides, Subscription};
+use crate::control::{self, Control, DEFAULT_LOGIN, Limits, NewTenant, Overrides, Subscription};
 use crate::registry::TenantDetails;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, ModuleName, PoolMode, RoleName, ServerName, Slug, TenantId, TenantName,
@@ -23,8 +25,8 @@ use crate::tenant::{
 pub(super) enum Command {
     /// Make a tenant, or finish one that an earlier run left unfinished.
     Create(Box<Create>),
-    /// All tenants.
-    List,
+    /// Tenants, in the order of their slugs.
+    List(List),
     /// One tenant, by any of its names.
     Show {
         /// Its slug, id or an alias.
@@ -218,21 +220,38 @@ struct UrlView<'a> {
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(new) => create(context, *new).await,
-        Command::List => print_list(context, &context.source().await?.tenants().await?),
-        Command::Show { tenant } => show(context, &context.source().await?.tenant(&tenant).await?),
+        Command::List(list) => list::list(context, list).await,
+        Command::Show { tenant } => {
+            let source = context.source().await?;
+            show(context, &source, &source.tenant(&tenant).await?).await
+        }
         Command::Url { tenant, module } => print_url(context, &context.source().await?.tenant(&tenant).await?, module),
-        Command::Suspend { tenant, grace } => show(context, &context.control().await?.suspend(&tenant, grace).await?),
-        Command::Activate { tenant } => show(context, &context.control().await?.activate(&tenant).await?),
+        Command::Suspend { tenant, grace } => {
+            let control = context.control().await?;
+            let suspended = control.suspend(&tenant, grace).await?;
+            show_changed(context, control, &suspended).await
+        }
+        Command::Activate { tenant } => {
+            let control = context.control().await?;
+            let activated = control.activate(&tenant).await?;
+            show_changed(context, control, &activated).await
+        }
         Command::Subscribe(wanted) => subscribe(context, *wanted).await,
         Command::Unsubscribe { tenant, module, drop_data } => {
-            show(context, &context.control().await?.unsubscribe(&tenant, &module, drop_data).await?)
+            let control = context.control().await?;
+            let left = control.unsubscribe(&tenant, &module, drop_data).await?;
+            show_changed(context, control, &left).await
         }
         Command::Delete { tenant, drop_data } => delete(context, &tenant, drop_data).await,
         Command::Alias(AliasCommand::Add { tenant, alias }) => {
-            show(context, &context.control().await?.add_alias(&tenant, &alias).await?)
+            let control = context.control().await?;
+            let named = control.add_alias(&tenant, &alias).await?;
+            show_changed(context, control, &named).await
         }
         Command::Alias(AliasCommand::Remove { tenant, alias }) => {
-            show(context, &context.control().await?.remove_alias(&tenant, &alias).await?)
+            let control = context.control().await?;
+            let named = control.remove_alias(&tenant, &alias).await?;
+            show_changed(context, control, &named).await
         }
         Command::Login(command) => login::run(context, &context.control().await?, command).await,
         Command::Reconcile { tenant } => reconcile(context, tenant.as_ref()).await,
@@ -240,8 +259,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
 }
 
 async fn reconcile(context: &Context, tenant: Option<&TenantName>) -> Result<(), Failure> {
-    let done = context.control().await?.reconcile(tenant).await?;
-    print_list(context, &done.tenants)?;
+    let control = context.control().await?;
+    let done = control.reconcile(tenant).await?;
+    list::print_these(context, &Source::Database(control), &done.tenants).await?;
     let mut failures = done.failures.into_iter();
     let Some((_, first)) = failures.next() else { return Ok(()) };
     for (_, error) in failures {
@@ -328,7 +348,7 @@ async fn delete(context: &Context, name: &TenantName, drop_data: bool) -> Result
     let control = context.control().await?;
     let slug = control.tenant(name).await?.tenant.slug;
     match control.delete(name, drop_data).await? {
-        Some(archived) => show(context, &archived),
+        Some(archived) => show_changed(context, control, &archived).await,
         None if context.json() => Ok(print_json(&Deleted { tenant: slug.as_str(), result: "deleted" })?),
         None => Ok(print(format_args!("Tenant {slug} deleted, with its data."))?),
     }
@@ -345,36 +365,21 @@ fn print_created(context: &Context, tenant: &TenantDetails, password: Option<&Se
     Ok(())
 }
 
-fn print_list(context: &Context, tenants: &[TenantDetails]) -> Result<(), Failure> {
+async fn show(context: &Context, source: &Source, tenant: &TenantDetails) -> Result<(), Failure> {
+    let uses = source.activity(std::slice::from_ref(tenant)).await?;
+    let used = uses.get(&tenant.tenant.id).copied().unwrap_or_default();
     if context.json() {
-        let views: Vec<_> = tenants.iter().map(|tenant| TenantView::new(tenant, context.proxy())).collect();
-        print_json(&views)?;
+        print_json(&TenantView::new(tenant, used, context.proxy()))?;
         return Ok(());
     }
-    let mut rows = table(["slug", "name", "status", "modules", "aliases", "tenant_id"]);
-    for tenant in tenants {
-        let modules: Vec<_> = tenant.placements.iter().map(|placement| placement.module.as_str()).collect();
-        let aliases: Vec<_> = tenant.aliases.iter().map(Alias::as_str).collect();
-        rows.add_row([
-            tenant.tenant.slug.to_string(),
-            tenant.tenant.name.clone(),
-            tenant.tenant.status.to_string(),
-            modules.join(", "),
-            aliases.join(", "),
-            tenant.tenant.id.to_string(),
-        ]);
-    }
-    print(rows)?;
+    print_tenant(tenant, None, context.proxy())?;
+    print(format_args!("last used: {}", or_dash(last_used(used))))?;
     Ok(())
 }
 
-fn show(context: &Context, tenant: &TenantDetails) -> Result<(), Failure> {
-    if context.json() {
-        print_json(&TenantView::new(tenant, context.proxy()))?;
-    } else {
-        print_tenant(tenant, None, context.proxy())?;
-    }
-    Ok(())
+/// Shows a tenant that was just changed.
+async fn show_changed(context: &Context, control: Control, tenant: &TenantDetails) -> Result<(), Failure> {
+    show(context, &Source::Database(control), tenant).await
 }
 
 fn print_url(context: &Context, tenant: &TenantDetails, module: Option<ModuleName>) -> Result<(), Failure> {

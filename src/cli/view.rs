@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::output::{or_dash, print, table};
 use crate::auth::Secret;
 use crate::control::default_login;
-use crate::registry::{PlacementRow, TenantDetails};
+use crate::registry::{Activity, PlacementRow, TenantDetails};
 
 /// A tenant in JSON, as `create` prints it.
 #[derive(Serialize)]
@@ -27,6 +27,8 @@ pub(super) struct TenantView {
     aliases: Vec<String>,
     login: Option<String>,
     modules: Vec<ModuleView>,
+    last_used: Option<String>,
+    login_count: u64,
 }
 
 /// One of a tenant's modules in JSON.
@@ -57,7 +59,7 @@ impl CreatedView {
 
 impl TenantView {
     /// The tenant, without any password.
-    pub(super) fn new(tenant: &TenantDetails, proxy: &str) -> Self {
+    pub(super) fn new(tenant: &TenantDetails, used: Activity, proxy: &str) -> Self {
         Self {
             tenant_id: tenant.tenant.id.to_string(),
             slug: tenant.tenant.slug.to_string(),
@@ -66,8 +68,15 @@ impl TenantView {
             aliases: tenant.aliases.iter().map(ToString::to_string).collect(),
             login: default_login(tenant).map(|login| login.login.clone()),
             modules: modules(tenant, None, proxy),
+            last_used: last_used(used),
+            login_count: used.logins,
         }
     }
+}
+
+/// When a tenant was last used, as ISO 8601 has it.
+pub(super) fn last_used(used: Activity) -> Option<String> {
+    used.last_used.map(|at| humantime::format_rfc3339_seconds(at).to_string())
 }
 
 fn modules(tenant: &TenantDetails, password: Option<&Secret>, proxy: &str) -> Vec<ModuleView> {

@@ -81,6 +81,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
     match ticket(shared, claim, &mut proof, protocol, deadline, visitor).await {
         Ok(ticket) => {
             let tenant = Arc::clone(&ticket.tenant);
+            shared.activity.login(tenant.id);
             if let Some(worker) = hand_over(shared, stream, ticket, slot) {
                 catch_up(shared, &tenant, worker).await;
             }

@@ -1,5 +1,6 @@
 //! The data plane: accepts clients, hands them to the thread of their tenant, drains.
 
+mod activity;
 mod error;
 mod labels;
 mod listener;
@@ -19,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinHandle;
 
+use self::activity::Activity;
 use self::labels::Labels;
 use self::listener::Listeners;
 use self::worker::{Command, Settings, Worker};
@@ -73,6 +75,7 @@ struct Shared {
     workers: Vec<Worker>,
     next_session: AtomicU64,
     labels: Labels,
+    activity: Activity,
     clients: Arc<Semaphore>,
     surplus: Arc<Semaphore>,
 }
@@ -84,6 +87,7 @@ pub struct Proxy {
     unix_path: Option<PathBuf>,
     accepting: JoinHandle<()>,
     watching: JoinHandle<()>,
+    recording: JoinHandle<()>,
     clients_max: u32,
 }
 
@@ -124,12 +128,14 @@ impl Proxy {
             workers,
             next_session: AtomicU64::new(1),
             labels: Labels::default(),
+            activity: Activity::default(),
             clients: Arc::new(Semaphore::new(clients_max as usize)),
             surplus: Arc::new(Semaphore::new(SURPLUS_MAX)),
         });
         let accepting = tokio::spawn(accept(Arc::clone(&shared), listeners));
         let watching = tokio::spawn(watch::follow(Arc::clone(&shared)));
-        Ok(Self { shared, tcp_address, unix_path, accepting, watching, clients_max })
+        let recording = tokio::spawn(activity::keep(Arc::clone(&shared)));
+        Ok(Self { shared, tcp_address, unix_path, accepting, watching, recording, clients_max })
     }
 
     /// Where it listens for TCP.
@@ -185,9 +191,11 @@ impl Proxy {
     pub async fn shutdown(mut self, grace: Duration) {
         self.accepting.abort();
         self.watching.abort();
+        self.recording.abort();
         // Aborted tasks end with an error that says so.
         let _ = (&mut self.accepting).await;
         let _ = (&mut self.watching).await;
+        let _ = (&mut self.recording).await;
         tracing::info!(clients = self.clients(), "draining");
         self.tell_all(|| Command::Drain);
         if tokio::time::timeout(grace, self.all_gone()).await.is_err() {
@@ -196,6 +204,11 @@ impl Proxy {
             if tokio::time::timeout(KILL_TIMEOUT, self.all_gone()).await.is_err() {
                 tracing::error!(clients = self.clients(), "sessions did not end");
             }
+        }
+        if !self.shared.registry.activity_interval().is_zero()
+            && let Err(error) = activity::tell(&self.shared).await
+        {
+            tracing::warn!(%error, "the last logins are not told to the registry");
         }
         self.tell_all(|| Command::Stop);
         let joined = tokio::task::spawn_blocking(move || {

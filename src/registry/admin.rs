@@ -12,9 +12,9 @@ use super::error::RegistryError;
 use super::migrations::{self, MigrationState};
 use super::queries;
 use super::record::TenantRecord;
-use super::rows::{LogEntry, ModuleRow, TenantDetails};
+use super::rows::{Filter, LogEntry, ModuleRow, TenantDetails};
 use super::transaction::{Transaction, json};
-use crate::tenant::{Server, Slug, Tenant, TenantId, TenantName};
+use crate::tenant::{ModuleName, Server, Slug, Tenant, TenantId, TenantName, TenantStatus};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,8 +113,24 @@ impl Admin {
     /// # Errors
     /// The query's.
     pub async fn tenants(&self, after: Option<&Slug>, limit: u32) -> Result<Vec<TenantDetails>, RegistryError> {
+        self.tenants_like(&Filter::default(), after, limit).await
+    }
+
+    /// The same of those that fit.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn tenants_like(
+        &self,
+        filter: &Filter,
+        after: Option<&Slug>,
+        limit: u32,
+    ) -> Result<Vec<TenantDetails>, RegistryError> {
         let after = after.map_or("", Slug::as_str);
-        let page: [Parameter<'_>; 2] = [(&after, Type::TEXT), (&i64::from(limit), Type::INT8)];
+        let status = filter.status.map(TenantStatus::as_str);
+        let module = filter.module.as_ref().map(ModuleName::as_str);
+        let page: [Parameter<'_>; 4] =
+            [(&after, Type::TEXT), (&i64::from(limit), Type::INT8), (&status, Type::TEXT), (&module, Type::TEXT)];
         self.read("read the tenants", queries::DETAILS_PAGE, &page).await
     }
 
@@ -178,7 +194,7 @@ impl Admin {
         self.pool.get().await.map_err(RegistryError::Connect)
     }
 
-    async fn read<T: DeserializeOwned>(
+    pub(super) async fn read<T: DeserializeOwned>(
         &self,
         doing: &'static str,
         sql: &str,

@@ -30,6 +30,9 @@ pub struct Config {
     /// Known tenants, cached or from the snapshot, are served this long while the registry is down.
     #[serde(with = "humantime_serde")]
     pub stale_max: Duration,
+    /// How often it is written down which tenants were used; never when zero.
+    #[serde(with = "humantime_serde")]
+    pub activity_interval: Duration,
     /// Connections to the registry database.
     pub pool_size: usize,
     /// How long one registry query may take, connecting included.
@@ -48,6 +51,7 @@ impl Default for Config {
             poll_interval: Duration::from_millis(400),
             snapshot_file: None,
             stale_max: Duration::from_secs(24 * 3600),
+            activity_interval: Duration::from_secs(60),
             pool_size: 4,
             timeout: Duration::from_secs(5),
         }
@@ -65,6 +69,7 @@ impl fmt::Debug for Config {
             .field("poll_interval", &self.poll_interval)
             .field("snapshot_file", &self.snapshot_file)
             .field("stale_max", &self.stale_max)
+            .field("activity_interval", &self.activity_interval)
             .field("pool_size", &self.pool_size)
             .field("timeout", &self.timeout)
             .finish()

@@ -7,10 +7,11 @@ use std::time::Duration;
 use deadpool_postgres::{Object, Pool};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::types::Type;
 use tracing::warn;
 
+use super::activity::{self, Use};
 use super::admin::{Parameter, decode};
 use super::cache::{Cache, Found, Limits};
 use super::change::{self, Change};
@@ -154,6 +155,19 @@ impl Database {
         *lock(&self.down) = None;
     }
 
+    pub(super) async fn record_activity(&self, uses: &[Use]) -> Result<(), RegistryError> {
+        let doing = "write when tenants were last used";
+        let late = |_| RegistryError::Timeout { doing, after: self.timeout };
+        let deadline = Instant::now() + self.timeout;
+        let client = timeout_at(deadline, self.pool.get()).await.map_err(late)?.map_err(RegistryError::Connect)?;
+        let done = timeout_at(deadline, activity::record(&client, uses)).await.map_err(late);
+        if !matches!(done, Ok(Ok(()))) {
+            // Whatever it is, it must not happen to the next one on this connection.
+            drop(Object::take(client));
+        }
+        done?
+    }
+
     pub(super) fn cache(&self) -> MutexGuard<'_, Cache> {
         lock(&self.cache)
     }
@@ -224,12 +238,12 @@ impl Database {
     async fn load_once(&self, name: &TenantName, deadline: Instant) -> Result<Option<Tenant>, RegistryError> {
         let doing = "look up a tenant";
         let late = |_| RegistryError::Timeout { doing, after: self.timeout };
-        let connecting = tokio::time::timeout_at(deadline, self.pool.get()).await.map_err(late)?;
+        let connecting = timeout_at(deadline, self.pool.get()).await.map_err(late)?;
         let client = connecting.map_err(RegistryError::Connect)?;
         let name = name.as_str();
         let by_name: [Parameter<'_>; 1] = [(&name, Type::TEXT)];
         let query = client.query_typed(queries::RECORD_BY_NAME, &by_name);
-        let rows = match tokio::time::timeout_at(deadline, query).await {
+        let rows = match timeout_at(deadline, query).await {
             Ok(Ok(rows)) => rows,
             // Whatever it is, it must not happen to the next one on this connection.
             Ok(Err(error)) => {

@@ -1,11 +1,13 @@
 //! The registry as the data plane holds it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::activity::Use;
 use super::change::{self, Change};
 use super::config::Config;
 use super::connect::Target;
@@ -26,6 +28,7 @@ struct Shared {
     store: Store,
     changes: broadcast::Sender<Change>,
     tasks: Vec<JoinHandle<()>>,
+    activity_interval: Duration,
 }
 
 enum Store {
@@ -46,7 +49,11 @@ impl Registry {
             (None, Some(path)) => (Store::File(FileStore::open(path).await?), Vec::new()),
             _ => return Err(RegistryError::NoStore),
         };
-        Ok(Self { shared: Arc::new(Shared { store, changes, tasks }) })
+        let activity_interval = match store {
+            Store::Database(_) => config.activity_interval,
+            Store::File(_) => Duration::ZERO,
+        };
+        Ok(Self { shared: Arc::new(Shared { store, changes, tasks, activity_interval }) })
     }
 
     async fn open_database(
@@ -127,6 +134,23 @@ impl Registry {
         };
         tenants.sort_by(|a, b| a.slug.as_str().cmp(b.slug.as_str()));
         tenants
+    }
+
+    /// How often it wants to be told which tenants were used; never when zero.
+    #[must_use]
+    pub fn activity_interval(&self) -> Duration {
+        self.shared.activity_interval
+    }
+
+    /// Writes down that tenants were used. A file keeps nothing of it.
+    ///
+    /// # Errors
+    /// The database cannot be asked, or the proxy's role may not.
+    pub async fn record_activity(&self, uses: &[Use]) -> Result<(), RegistryError> {
+        match &self.shared.store {
+            Store::Database(database) => database.record_activity(uses).await,
+            Store::File(_) => Ok(()),
+        }
     }
 
     /// Reads the file again, and tells of what has changed in it; keeps the old one if the new one is wrong. A database

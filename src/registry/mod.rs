@@ -1,5 +1,6 @@
 //! Which tenant lives where: the stores, the cache in front of them, and word of changes.
 
+mod activity;
 mod admin;
 mod cache;
 mod change;
@@ -20,6 +21,7 @@ mod toml_format;
 mod transaction;
 mod watch;
 
+pub use activity::{Activity, Use};
 pub use admin::{Admin, Lock};
 pub use change::Change;
 pub use config::Config;
@@ -28,6 +30,8 @@ pub use contents::{Contents, Problem, Problems};
 pub use error::{RegistryError, Unavailable};
 pub use handle::Registry;
 pub use migrations::MigrationState;
-pub use rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantDetails, TenantRow};
+pub use rows::{
+    Filter, LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantDetails, TenantRow,
+};
 pub use standing::Standing;
 pub use transaction::Transaction;

@@ -67,10 +67,14 @@ pub(super) const DETAILS_BY_NAME: &str = concat!(
     " FROM pgtenant.tenant_names AS n JOIN pgtenant.tenants AS t ON t.id OPERATOR(pg_catalog.=) n.tenant_id
       WHERE n.name OPERATOR(pg_catalog.=) $1"
 );
-/// `$1`: the slug after which to go on, `$2`: how many.
+/// `$1`: the slug after which to go on, `$2`: how many, `$3`: only those with this status, `$4`: only those with this module.
 pub(super) const DETAILS_PAGE: &str = concat!(
     tenant_details!(),
-    " FROM pgtenant.tenants AS t WHERE t.slug OPERATOR(pg_catalog.>) $1 ORDER BY t.slug LIMIT $2"
+    " FROM pgtenant.tenants AS t WHERE t.slug OPERATOR(pg_catalog.>) $1
+        AND ($3 IS NULL OR t.status OPERATOR(pg_catalog.=) $3)
+        AND ($4 IS NULL OR EXISTS (SELECT 1 FROM pgtenant.placements AS f
+            WHERE f.tenant_id OPERATOR(pg_catalog.=) t.id AND f.module OPERATOR(pg_catalog.=) $4))
+      ORDER BY t.slug LIMIT $2"
 );
 /// Tenants with places that are asked for and not there yet.
 pub(super) const DETAILS_UNREADY: &str = concat!(
@@ -224,6 +228,14 @@ pub(super) const RECORD_VERSIONS: &str = "
     FROM told AS t ORDER BY t.tenant_id, t.module
     ON CONFLICT (tenant_id, module) DO UPDATE SET (version, error, migrated_at, checked_at)
         = (coalesce(EXCLUDED.version, v.version), EXCLUDED.error, coalesce(EXCLUDED.migrated_at, v.migrated_at), EXCLUDED.checked_at)";
+
+/// `$1`: the tenants, `$2`: how many seconds ago each was last used, `$3`: how often each was logged in to since it was told last.
+pub(super) const RECORD_ACTIVITY: &str = "SELECT pgtenant.record_activity($1, $2, $3)";
+/// `$1`: the tenants.
+pub(super) const ACTIVITY: &str = "
+    SELECT pg_catalog.json_build_object('tenant_id', a.tenant_id, 'last_used', extract(epoch FROM a.last_used_at)::pg_catalog.float8,
+        'logins', a.logins)::pg_catalog.text
+    FROM pgtenant.activity AS a WHERE a.tenant_id OPERATOR(pg_catalog.=) ANY ($1)";
 
 /// `$1`: the key. Held until the connection ends.
 pub(super) const ADVISORY_LOCK: &str = "SELECT 1 FROM (SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pgtenant:' OPERATOR(pg_catalog.||) $1, 0))) AS l";

@@ -202,6 +202,24 @@ pub struct TenantDetails {
     pub logins: Vec<Login>,
 }
 
+/// Which tenants are meant; all when nothing is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Those with this status.
+    pub status: Option<TenantStatus>,
+    /// Those that subscribe to this module.
+    pub module: Option<ModuleName>,
+}
+
+impl Filter {
+    /// Whether a tenant is meant.
+    #[must_use]
+    pub fn fits(&self, tenant: &TenantDetails) -> bool {
+        let subscribes = |module: &ModuleName| tenant.placements.iter().any(|placement| placement.module == *module);
+        self.status.is_none_or(|status| status == tenant.tenant.status) && self.module.as_ref().is_none_or(subscribes)
+    }
+}
+
 /// What putting a row came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {

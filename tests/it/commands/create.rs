@@ -57,7 +57,10 @@ async fn show_and_list_know_a_tenant_by_any_of_its_names_and_never_its_password(
     let made = site.json(&["tenant", "create", &slug, "--name", "Acme", "--alias", "krn:a", "--modules", &ops]);
     let id = made["tenant_id"].as_str().unwrap();
     let shown = site.json(&["tenant", "show", &slug, "--proxy", "db.example.com:5432"]);
-    assert_eq!(keys(&shown), ["aliases", "login", "modules", "name", "slug", "status", "tenant_id"]);
+    assert_eq!(
+        keys(&shown),
+        ["aliases", "last_used", "login", "login_count", "modules", "name", "slug", "status", "tenant_id"]
+    );
     assert_eq!(shown["aliases"], serde_json::json!(["krn:a"]));
     assert_eq!((shown["status"].as_str(), shown["name"].as_str()), (Some("active"), Some("Acme")));
     let url = format!("postgresql://app%40{slug}@db.example.com:5432/{ops}");

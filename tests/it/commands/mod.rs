@@ -6,3 +6,4 @@ mod life;
 mod portrait;
 mod settings;
 pub(crate) mod site;
+mod usage;
