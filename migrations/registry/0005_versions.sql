@@ -1,4 +1,4 @@
--- Which tenant is on which version of its modules' migrations, as the last run of `pgtenant migrate` left it. The places themselves keep the
+-- Which tenant is on which version of its modules' migrations, as provisioning or the last run of `pgtenant migrate` left it. The places themselves keep the
 -- truth (pgtenant.schema_versions in each database); this copy tells it without asking them. It is no change of the tenant, so it has no triggers.
 CREATE TABLE pgtenant.placement_versions (
     tenant_id   uuid NOT NULL,
@@ -7,6 +7,7 @@ CREATE TABLE pgtenant.placement_versions (
     version     bigint,
     -- Why the last run failed there.
     error       text,
+    -- Since when it is known to be on this version.
     migrated_at timestamptz,
     checked_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (tenant_id, module),

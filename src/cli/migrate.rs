@@ -7,6 +7,7 @@ use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::context::Context;
 use super::output::{Failure, or_dash, print, print_json, remark, table};
@@ -228,15 +229,23 @@ async fn canary(site: &Site, name: &TenantName) -> Result<Slug, Failure> {
     Err(anyhow!("canary {slug} has no place among those that are to be migrated").into())
 }
 
-/// The first signal ends the run after the places that have been begun, the second at once.
+/// SIGINT or SIGTERM ends the run after the places that have been begun, a second one at once.
 async fn heed_signals(halt: Halt) {
-    while tokio::signal::ctrl_c().await.is_ok() {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
+        return remark("signals cannot be heeded: they end the run at once");
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
         if halt.is_asked() {
             // The servers roll back what was begun; the next run takes it up.
             std::process::exit(INTERRUPTED);
         }
         halt.ask();
-        remark("Ending after the places that have been begun; press Ctrl-C again to end at once.");
+        remark("Ending after the places that have been begun; once more (Ctrl-C) ends at once.");
     }
 }
 

@@ -16,7 +16,7 @@ use crate::fault;
 use crate::tenant::{Isolation, quote_ident, quote_literal};
 
 /// A step at which a test kills the process.
-const APPLY: &str = "apply a migration";
+pub(super) const APPLY: &str = "apply a migration";
 
 /// How migrations are applied.
 #[derive(Debug, Clone)]

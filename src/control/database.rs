@@ -1,6 +1,7 @@
 //! Databases: made when missing, closed to PUBLIC, and given pgtenant's bookkeeping.
 
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 use super::connection::{ATTEMPTS_MAX, Connection, Step, in_step, pause};
 use super::error::{Error, is_transient};
@@ -112,7 +113,19 @@ pub(super) async fn keep_books(connection: &mut Connection) -> Result<(), Error>
 
 /// Gives the connected database pgtenant's schema, or completes the one that is there.
 pub(super) async fn open_books(connection: &mut Connection) -> Result<(), Error> {
+    if are_complete(connection).await? {
+        return Ok(());
+    }
     in_step!(connection, "keep books in the database", BOOKS, |step| write_books(&step))
+}
+
+/// Whether there is nothing to write, asked without waiting for anyone.
+async fn are_complete(connection: &Connection) -> Result<bool, Error> {
+    let failed = |source| connection.failed("look for the books of the database", source);
+    let sql = "SELECT obj_description(oid, 'pg_namespace') IS NOT DISTINCT FROM $1 FROM pg_namespace WHERE nspname = 'pgtenant'";
+    let mark = format!("{BOOKKEEPING_MARK}{}", BOOKKEEPING.len());
+    let rows = connection.client.query_typed(sql, &[(&mark, Type::TEXT)]).await.map_err(failed)?;
+    rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(failed)
 }
 
 /// The word under which steps that change the bookkeeping wait for each other.

@@ -7,11 +7,11 @@ use tokio::task::JoinSet;
 
 use super::error::Error;
 use super::order::Inventory;
-use super::provision::provision;
+use super::provision::{Provisioned, provision};
 use super::removal::{drop_place, drop_roles};
 use super::steps::Steps;
 use super::tenants::{Control, chain};
-use crate::registry::{LogEntry, PlacementRow, PlacementStatus, TenantDetails};
+use crate::registry::{LogEntry, PlacementRow, PlacementStatus, PlacementVersion, TenantDetails};
 use crate::tenant::{TenantId, TenantName, TenantStatus};
 
 /// Tenants that are worked on at one time.
@@ -123,13 +123,19 @@ impl Control {
             PlacementStatus::Ready | PlacementStatus::Dropping => Steps::unrecorded(),
         };
         let made = match inventory.place(tenant, placement) {
-            Ok(place) => Box::pin(provision(&place, &mut steps)).await.map(drop),
+            Ok(place) => Box::pin(provision(&place, &mut steps)).await,
             Err(error) => Err(error),
         };
         match made {
-            Ok(()) => {
+            Ok(Provisioned { version, .. }) => {
                 let transaction = self.registry.begin().await?;
                 transaction.set_placement_status(tenant.tenant.id, module, PlacementStatus::Ready).await?;
+                if version.is_some() {
+                    let (tenant_id, module) = (tenant.tenant.id, module.clone());
+                    // The steps have logged it.
+                    let known = PlacementVersion { tenant_id, module, version, applied: 0, error: None };
+                    transaction.record_versions(&[known]).await?;
+                }
                 Ok(transaction.commit().await?)
             }
             Err(error) => self.failed(tenant, placement, steps.at(), "provision", error).await,

@@ -27,6 +27,8 @@ pub(super) const ROLES: &str = "roles";
 pub struct Provisioned {
     /// Migration files applied by this run.
     pub migrations: usize,
+    /// The highest version of them that the place has had.
+    pub version: Option<i64>,
 }
 
 /// Makes a place whole: roles, database, schema, rights, walls, migrations. Every step may be repeated; a run that broke off anywhere is finished by the next.
@@ -43,9 +45,9 @@ pub async fn provision(place: &Place, steps: &mut Steps<'_>) -> Result<Provision
     let grantees = Grantees::of(place, service.map(|service| service.user.as_str()));
     steps.take("schema", make_schema(&mut connection, place, service)).await?;
     steps.take("rights", grant(&mut connection, place, &grantees)).await?;
-    let migrations = steps.take("migrations", migrate(&connection, place, &grantees)).await?;
+    let migrated = steps.take("migrations", migrate(&connection, place, &grantees)).await?;
     steps.take("verification", verify(&mut connection, place, &admin, service, &grantees)).await?;
-    Ok(Provisioned { migrations })
+    Ok(migrated)
 }
 
 /// The admin's credentials and connection, and the service login's credentials where a shared pool serves the place.
@@ -93,14 +95,14 @@ async fn grant(connection: &mut Connection, place: &Place, grantees: &Grantees) 
     in_step!(connection, "grant rights on the schema", &lock, |step| schema::grant(&step, place, grantees))
 }
 
-/// Applies what the module's directory has and the place has not; says how many files that were.
-async fn migrate(connection: &Connection, place: &Place, grantees: &Grantees) -> Result<usize, Error> {
-    let Some(directory) = &place.migrations else { return Ok(0) };
+/// Applies what the module's directory has and the place has not.
+async fn migrate(connection: &Connection, place: &Place, grantees: &Grantees) -> Result<Provisioned, Error> {
+    let Some(directory) = &place.migrations else { return Ok(Provisioned { migrations: 0, version: None }) };
     let files = files::read(directory)?;
     let owner = place.owner();
     let ground = Ground { place, owner: &owner, grantees };
     let (progress, outcome) = apply(connection, &ground, &files, &ApplyConfig::default()).await;
-    outcome.map(|()| progress.applied)
+    outcome.map(|()| Provisioned { migrations: progress.applied, version: progress.version })
 }
 
 async fn verify(

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use super::apply::{Attempt, OURSELVES, Turn};
+use super::apply::{APPLY, Attempt, OURSELVES, Turn};
 use super::error::Error;
 use super::files::checksum;
 use super::script::{ConcurrentIndex, concurrent_index, is_concurrent, is_setting, with_schema};
@@ -47,9 +47,11 @@ pub(super) async fn run(attempt: &Attempt<'_>) -> Result<(), Error> {
         attempt.grant_again()
     );
     let mut turn = Turn::new(attempt);
+    fault::point("before", APPLY);
     while let Err(error) = attempt.ours(&end).await {
         turn.again(error).await?;
     }
+    fault::point("after", APPLY);
     Ok(())
 }
 

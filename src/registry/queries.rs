@@ -223,11 +223,12 @@ pub(super) const RECORD_VERSIONS: &str = "
         WHERE t.applied OPERATOR(pg_catalog.>) 0 OR t.error IS NOT NULL
     )
     INSERT INTO pgtenant.placement_versions AS v (tenant_id, module, version, error, migrated_at)
-    SELECT t.tenant_id, t.module, t.version, t.error,
-        CASE WHEN t.applied OPERATOR(pg_catalog.>) 0 THEN pg_catalog.clock_timestamp() END
+    SELECT t.tenant_id, t.module, t.version, t.error, CASE WHEN t.version IS NOT NULL THEN pg_catalog.clock_timestamp() END
     FROM told AS t ORDER BY t.tenant_id, t.module
     ON CONFLICT (tenant_id, module) DO UPDATE SET (version, error, migrated_at, checked_at)
-        = (coalesce(EXCLUDED.version, v.version), EXCLUDED.error, coalesce(EXCLUDED.migrated_at, v.migrated_at), EXCLUDED.checked_at)";
+        = (coalesce(EXCLUDED.version, v.version), EXCLUDED.error,
+           CASE WHEN v.version OPERATOR(pg_catalog.=) coalesce(EXCLUDED.version, v.version) THEN v.migrated_at ELSE EXCLUDED.migrated_at END,
+           EXCLUDED.checked_at)";
 
 /// `$1`: the tenants, `$2`: how many seconds ago each was last used, `$3`: how often each was logged in to since it was told last.
 pub(super) const RECORD_ACTIVITY: &str = "SELECT pgtenant.record_activity($1, $2, $3)";

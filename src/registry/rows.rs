@@ -258,7 +258,7 @@ pub struct LogEntry {
     pub logged_at: Option<SystemTime>,
 }
 
-/// What a run of migrations left a place with.
+/// What provisioning or a run of migrations left a place with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlacementVersion {
     /// Whose place it is.
@@ -267,7 +267,7 @@ pub struct PlacementVersion {
     pub module: ModuleName,
     /// The highest version that it has had; what was known stays where nothing could be learnt.
     pub version: Option<i64>,
-    /// Files applied by the run.
+    /// Files applied by a run that logs nothing else of them.
     pub applied: usize,
     /// Why the run failed there.
     pub error: Option<String>,

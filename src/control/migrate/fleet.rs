@@ -175,11 +175,13 @@ impl<'a> Assembly<'a> {
             let module = self.inventory.module(&placement.module)?;
             let meant = modules.is_empty() || modules.contains(&placement.module);
             let Some(directory) = module.migrations.as_deref().filter(|_| meant) else { continue };
-            if placement.status != PlacementStatus::Ready && !named {
-                self.fleet.unready += 1;
-                continue;
+            match placement.status {
+                PlacementStatus::Provisioning if !named => self.fleet.unready += 1,
+                PlacementStatus::Dropping if !named => {}
+                PlacementStatus::Provisioning | PlacementStatus::Dropping | PlacementStatus::Ready => {
+                    self.place(tenant, placement, module, directory);
+                }
             }
-            self.place(tenant, placement, module, directory);
         }
         Ok(())
     }
@@ -213,13 +215,20 @@ impl<'a> Assembly<'a> {
         module: &'a ModuleRow,
         directory: &str,
     ) -> Result<Work, String> {
-        if placement.status != PlacementStatus::Ready {
-            let (tenant, module) = (tenant.tenant.slug.to_string(), placement.module.to_string());
-            return Err(chain(&Error::NotWhole { tenant, module }));
-        }
+        check_ready(tenant, placement).map_err(|error| chain(&error))?;
         let place = self.inventory.place(tenant, placement).map_err(|error| chain(&error))?;
         let read = || files::read(Path::new(directory)).map_err(|error| chain(&error));
         let files = self.files.entry(&module.name).or_insert_with(read).clone()?;
         Ok(Work { place, managed: placement.managed, files })
+    }
+}
+
+/// A place that is being made gets its migrations with that, and one on its way out none.
+fn check_ready(tenant: &TenantDetails, placement: &PlacementRow) -> Result<(), Error> {
+    let (tenant, module) = (tenant.tenant.slug.to_string(), placement.module.to_string());
+    match placement.status {
+        PlacementStatus::Ready => Ok(()),
+        PlacementStatus::Provisioning => Err(Error::NotWhole { tenant, module }),
+        PlacementStatus::Dropping => Err(Error::BeingDropped { tenant, module }),
     }
 }
