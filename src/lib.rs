@@ -7,6 +7,7 @@ pub mod backend;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod console;
 pub mod control;
 mod fault;
 pub mod frontend;

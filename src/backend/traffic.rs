@@ -28,6 +28,19 @@ pub struct Totals {
     pub wait_time: Duration,
 }
 
+impl Totals {
+    /// Adds those of another pool.
+    pub fn add(&mut self, other: &Self) {
+        self.transactions += other.transactions;
+        self.queries += other.queries;
+        self.received_bytes += other.received_bytes;
+        self.sent_bytes += other.sent_bytes;
+        self.transaction_time += other.transaction_time;
+        self.query_time += other.query_time;
+        self.wait_time += other.wait_time;
+    }
+}
+
 impl Traffic {
     /// What the counters stand at.
     #[must_use]

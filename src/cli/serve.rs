@@ -11,7 +11,7 @@ use super::context::Globals;
 use super::process::Process;
 use crate::admin;
 use crate::config::Config;
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Proxy, Request};
 use crate::registry::Registry;
 use crate::telemetry::{Log, record_metrics};
 
@@ -49,7 +49,7 @@ async fn serve(globals: &Globals, config: Config, log: Log, recorder: Prometheus
         tracing::info!(address = %http.address(), "serving HTTP");
     }
     let registry = Registry::open(&config.registry).await.context("open the registry")?;
-    let proxy = Proxy::start(proxy_config(&config), registry.clone()).await?;
+    let mut proxy = Proxy::start(proxy_config(&config), registry.clone()).await?;
     process.serves(&registry);
     if let Some(address) = proxy.tcp_address() {
         tracing::info!(%address, "listening");
@@ -62,16 +62,27 @@ async fn serve(globals: &Globals, config: Config, log: Log, recorder: Prometheus
         tokio::select! {
             () = stopped(&mut terminate, &mut interrupt) => break,
             _ = hangup.recv() => match reload(globals, &proxy, &registry, &log).await {
-                Ok(new) => {
-                    drain = new.timeouts.drain;
-                    if let Some(http) = &http {
-                        http.set_token(new.http.token);
-                    }
-                    if new.http.address != config.http.address {
-                        tracing::warn!(key = "http.address", "changed, but takes effect only after a restart");
-                    }
-                }
+                Ok(new) => drain = applied(&new, &config, http.as_ref()),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "not reloaded, nothing has changed"),
+            },
+            request = proxy.request() => match request {
+                Some(Request::Reload(reply)) => {
+                    let done = reload(globals, &proxy, &registry, &log).await;
+                    let answer = done.map(|new| drain = applied(&new, &config, http.as_ref()));
+                    let answer = answer.map_err(|error| format!("{error:#}"));
+                    // Whoever asked may have left.
+                    let _ = reply.send(answer);
+                }
+                Some(Request::Shutdown { wait: false }) | None => break,
+                Some(Request::Shutdown { wait: true }) => {
+                    process.drains();
+                    tracing::info!(clients = proxy.clients(), "waiting for clients to leave");
+                    tokio::select! {
+                        () = proxy.until_left() => {}
+                        () = stopped(&mut terminate, &mut interrupt) => {}
+                    }
+                    break;
+                }
             },
         }
     }
@@ -97,6 +108,18 @@ async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
+/// What the rest of the process takes from a configuration that was read again; how long to drain.
+fn applied(new: &Config, old: &Config, http: Option<&admin::Server>) -> std::time::Duration {
+    if let Some(http) = http {
+        http.set_token(new.http.token.clone());
+    }
+    if new.http.address != old.http.address {
+        tracing::warn!(key = "http.address", "changed, but takes effect only after a restart");
+    }
+    tracing::info!("reloaded");
+    new.timeouts.drain
+}
+
 /// Reads the configuration again and applies what can change; a broken file changes nothing.
 async fn reload(globals: &Globals, proxy: &Proxy, registry: &Registry, log: &Log) -> anyhow::Result<Config> {
     let config = globals.load()?;
@@ -106,7 +129,6 @@ async fn reload(globals: &Globals, proxy: &Proxy, registry: &Registry, log: &Log
     for key in fixed {
         tracing::warn!(key, "changed, but takes effect only after a restart");
     }
-    tracing::info!("reloaded");
     Ok(config)
 }
 
@@ -116,6 +138,7 @@ fn proxy_config(config: &Config) -> proxy::Config {
         identify: config.identify.clone(),
         pool: config.pool.clone(),
         timeouts: config.timeouts.clone(),
+        console: config.console.clone(),
     }
 }
 

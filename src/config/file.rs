@@ -3,17 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use toml::Table;
 
 use super::check;
 use super::environment;
 use super::error::ConfigError;
 use super::known;
-use crate::auth::Verifier;
 use crate::frontend::{IdentifyConfig, ListenConfig};
-use crate::{admin, pool, registry, session, telemetry};
+use crate::{admin, console, pool, registry, session, telemetry};
 
 /// Everything that can be configured; `config/pgtenant.toml` shows it all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -30,48 +28,11 @@ pub struct Config {
     /// Time-outs of sessions.
     pub timeouts: session::Config,
     /// Who may use the admin console.
-    pub console: ConsoleConfig,
+    pub console: console::Config,
     /// Metrics and health.
     pub http: admin::Config,
     /// What is logged, and how.
     pub log: telemetry::Config,
-}
-
-/// `[console]` of the configuration file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ConsoleConfig {
-    /// Who may use the console; nobody when empty.
-    pub users: Vec<ConsoleUser>,
-}
-
-/// `[[console.users]]` of the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ConsoleUser {
-    /// The user name.
-    pub name: String,
-    /// What the user's password is compared with.
-    #[serde(deserialize_with = "verifier")]
-    pub verifier: Verifier,
-    /// What the user may do.
-    #[serde(default)]
-    pub role: ConsoleRole,
-}
-
-/// What a console user may do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ConsoleRole {
-    /// Look and change.
-    Admin,
-    /// Only look.
-    #[default]
-    Stats,
-}
-
-fn verifier<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Verifier, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
 impl Config {
@@ -210,7 +171,7 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show_in_debug() {
-        let verifier = Verifier::generate("hushhush", 4096).to_string();
+        let verifier = crate::auth::Verifier::generate("hushhush", 4096).to_string();
         let stored = verifier.rsplit('$').next().unwrap();
         let text = format!(
             "[registry]\nurl = 'postgres://u:hushhush@h/d'\n[http]\ntoken = 'hushhush'\n\

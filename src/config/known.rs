@@ -6,9 +6,8 @@ use serde::forward_to_deserialize_any;
 use toml::{Table, Value};
 
 use super::error::UnknownKey;
-use super::file::{ConsoleConfig, ConsoleUser};
 use crate::frontend::{IdentifyConfig, ListenConfig};
-use crate::{admin, pool, registry, session, telemetry};
+use crate::{admin, console, pool, registry, session, telemetry};
 
 /// A section and its keys, in the order in which its type declares them.
 pub(super) type Section = (&'static str, &'static [&'static str]);
@@ -21,7 +20,7 @@ pub(super) fn sections() -> [Section; 8] {
         ("identify", fields::<IdentifyConfig>()),
         ("pool", fields::<pool::Config>()),
         ("timeouts", fields::<session::Config>()),
-        ("console", fields::<ConsoleConfig>()),
+        ("console", fields::<console::Config>()),
         ("http", fields::<admin::Config>()),
         ("log", fields::<telemetry::Config>()),
     ]
@@ -42,7 +41,7 @@ pub(super) fn unknown_in(table: &Table) -> Vec<UnknownKey> {
         }
     }
     let users = table.get("console").and_then(|console| console.get("users")).and_then(Value::as_array);
-    let user_keys = fields::<ConsoleUser>();
+    let user_keys = fields::<console::User>();
     for key in users.into_iter().flatten().filter_map(Value::as_table).flat_map(Table::keys) {
         if !user_keys.contains(&key.as_str()) {
             let nearest = nearest(key, user_keys.iter().map(|known| format!("console.users.{known}")));

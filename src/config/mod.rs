@@ -9,4 +9,4 @@ mod known;
 pub use check::Problem;
 pub use environment::environment;
 pub use error::{ConfigError, UnknownKey};
-pub use file::{Config, ConsoleConfig, ConsoleRole, ConsoleUser};
+pub use file::Config;

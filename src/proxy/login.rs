@@ -9,12 +9,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::operations::Console;
 use super::worker::Command;
 use crate::auth::{Part, SecretRef};
 use crate::backend::Credential;
+use crate::console;
 use crate::frontend::{
-    self, Claim, DefaultTenantPhase, Identified, Opened, Opening, Proof, admit, authenticate, default_tenant_notice,
-    filter_settings, identify, open, turn_away,
+    self, Challenge, Claim, DefaultTenantPhase, Identified, Opened, Opening, Proof, admit, authenticate,
+    default_tenant_notice, filter_settings, identify, open, turn_away,
 };
 use crate::net::Stream;
 use crate::protocol::{CancelKey, Protocol, Report, SqlState};
@@ -66,6 +68,9 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
         Err(error) => return failed(peer, &error),
     };
     let Opened { mut stream, protocol, parameters } = opened;
+    if is_console(&live.console, &parameters) {
+        return console(shared, stream, &parameters, slot, peer).await;
+    }
     let encrypted = stream.tls().is_some();
     let (claim, mut proof) = match proven(shared, &mut stream, &parameters).await {
         Ok(proven) => proven,
@@ -101,6 +106,45 @@ async fn cancel(shared: &Shared, key: &CancelKey, mut stream: Stream) {
     if let Err(error) = stream.shutdown().await {
         tracing::debug!(%error, "goodbye after a cancel request");
     }
+}
+
+/// Whether a client asks for the console, where there is one.
+fn is_console(config: &console::Config, parameters: &[(String, String)]) -> bool {
+    !config.users.is_empty() && given(parameters, "database") == Some(console::DATABASE)
+}
+
+fn given<'a>(parameters: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    parameters.iter().rfind(|(known, _)| known == name).map(|(_, value)| value.as_str())
+}
+
+/// A user of the console, who shares nothing with the logins of tenants but the exchange itself.
+async fn console(
+    shared: &Arc<Shared>,
+    mut stream: Stream,
+    parameters: &[(String, String)],
+    slot: OwnedSemaphorePermit,
+    peer: &str,
+) {
+    let live = shared.live.load_full();
+    let name = given(parameters, "user").unwrap_or_default();
+    let user = live.console.users.iter().find(|user| user.name == name);
+    let challenge = Challenge { user: name, verifier: user.map(|user| &user.verifier), salt_name: name };
+    let proof = match authenticate(&mut stream, challenge, &shared.mock).await {
+        Ok(proof) => proof,
+        Err(error) => return failed(peer, &error),
+    };
+    let (Some(user), Ok(room)) = (user, Arc::clone(&shared.console_users).try_acquire_owned()) else {
+        let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "(PT-LIMIT) too many users of the console");
+        return say_after(&mut stream, proof.answer, &report).await;
+    };
+    // From here on it is no client, and no login that takes too long.
+    drop(slot);
+    tracing::info!(peer, user = name, "console");
+    let (role, name, operations) = (user.role, name.to_owned(), Console(Arc::clone(shared)));
+    tokio::spawn(async move {
+        console::serve(stream, proof.answer, role, &name, &operations).await;
+        drop(room);
+    });
 }
 
 /// Who the client claims to be, proven.
@@ -154,6 +198,10 @@ async fn ticket(
     let live = shared.live.load_full();
     let tenant = present(shared, &claim).await?;
     let placement = admit(&tenant, &claim.request)?;
+    if shared.disabled.load().iter().any(|order| order.held.covers(tenant.id, &placement)) {
+        let message = format!("(PT-UNAVAILABLE) tenant \"{}\" is disabled; try again", tenant.slug);
+        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
+    }
     let settings = filter_settings(&claim.request.settings, &placement)?;
     let mut notices = Vec::new();
     if let Some(phase) = claim.by_default {

@@ -5,6 +5,8 @@ mod error;
 mod labels;
 mod listener;
 mod login;
+mod operations;
+mod settings;
 mod snapshot;
 mod watch;
 mod worker;
@@ -13,16 +15,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch as watch_channel;
 use tokio::task::JoinHandle;
 
 use self::activity::Activity;
 use self::labels::Labels;
 use self::listener::Listeners;
+use self::operations::Order;
 use self::worker::{Command, Settings, Worker};
 use crate::auth::MockKey;
 use crate::backend::PoolBudget;
@@ -32,15 +36,18 @@ use crate::net::tls::{install_provider, server_config};
 use crate::protocol::CancelKey;
 use crate::registry::Registry;
 use crate::session::CancelKeys;
-use crate::{pool, session};
+use crate::{console, pool, session};
 
 pub use error::Error;
+pub use operations::Request;
 pub use snapshot::Snapshot;
 
 /// How long a client over `max_clients` has to hear that.
 const SURPLUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most clients over `max_clients` that are told so at one time; the rest is just closed.
 const SURPLUS_MAX: usize = 64;
+/// Most users of the console at one time.
+const CONSOLE_USERS_MAX: usize = 32;
 /// How long sessions have to end when they were told to end now.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,6 +62,8 @@ pub struct Config {
     pub pool: pool::Config,
     /// `[timeouts]`.
     pub timeouts: session::Config,
+    /// `[console]`.
+    pub console: console::Config,
 }
 
 /// What can change while the proxy runs.
@@ -63,6 +72,7 @@ struct Live {
     identify: IdentifyConfig,
     pool: pool::Config,
     timeouts: session::Config,
+    console: console::Config,
     tls: Option<Arc<ServerTls>>,
 }
 
@@ -77,7 +87,17 @@ struct Shared {
     labels: Labels,
     activity: Activity,
     clients: Arc<Semaphore>,
+    clients_max: u32,
     surplus: Arc<Semaphore>,
+    /// Room for users of the console, who do not count as clients.
+    console_users: Arc<Semaphore>,
+    started: Instant,
+    /// Whose transactions are held.
+    paused: ArcSwap<Vec<Order>>,
+    /// Who lets no new client in.
+    disabled: ArcSwap<Vec<Order>>,
+    requests: UnboundedSender<Request>,
+    closing: watch_channel::Sender<bool>,
 }
 
 /// A running proxy. It serves until [`Proxy::shutdown`].
@@ -89,6 +109,7 @@ pub struct Proxy {
     watching: JoinHandle<()>,
     recording: JoinHandle<()>,
     clients_max: u32,
+    requests: UnboundedReceiver<Request>,
 }
 
 impl Proxy {
@@ -120,6 +141,7 @@ impl Proxy {
             .collect::<Result<Vec<_>, _>>()
             .map_err(Error::Thread)?;
         let clients_max = config.listen.max_clients;
+        let (request, requests) = unbounded_channel();
         let shared = Arc::new(Shared {
             live: ArcSwap::from_pointee(live),
             registry,
@@ -130,12 +152,19 @@ impl Proxy {
             labels: Labels::default(),
             activity: Activity::default(),
             clients: Arc::new(Semaphore::new(clients_max as usize)),
+            clients_max,
             surplus: Arc::new(Semaphore::new(SURPLUS_MAX)),
+            console_users: Arc::new(Semaphore::new(CONSOLE_USERS_MAX)),
+            started: Instant::now(),
+            paused: ArcSwap::default(),
+            disabled: ArcSwap::default(),
+            requests: request,
+            closing: watch_channel::Sender::new(false),
         });
         let accepting = tokio::spawn(accept(Arc::clone(&shared), listeners));
         let watching = tokio::spawn(watch::follow(Arc::clone(&shared)));
         let recording = tokio::spawn(activity::keep(Arc::clone(&shared)));
-        Ok(Self { shared, tcp_address, unix_path, accepting, watching, recording, clients_max })
+        Ok(Self { shared, tcp_address, unix_path, accepting, watching, recording, clients_max, requests })
     }
 
     /// Where it listens for TCP.
@@ -148,6 +177,17 @@ impl Proxy {
     #[must_use]
     pub const fn unix_path(&self) -> Option<&PathBuf> {
         self.unix_path.as_ref()
+    }
+
+    /// The next thing that the console asks of the process. Cancel-safe.
+    pub async fn request(&mut self) -> Option<Request> {
+        self.requests.recv().await
+    }
+
+    /// Accepts no more clients and waits until the last one has left by itself.
+    pub async fn until_left(&self) {
+        self.accepting.abort();
+        self.all_gone().await;
     }
 
     /// What it is doing now.
@@ -196,6 +236,7 @@ impl Proxy {
         let _ = (&mut self.accepting).await;
         let _ = (&mut self.watching).await;
         let _ = (&mut self.recording).await;
+        self.shared.closing.send_replace(true);
         tracing::info!(clients = self.clients(), "draining");
         self.tell_all(|| Command::Drain);
         if tokio::time::timeout(grace, self.all_gone()).await.is_err() {
@@ -246,6 +287,7 @@ impl Live {
             identify: config.identify.clone(),
             pool: config.pool.clone(),
             timeouts: config.timeouts.clone(),
+            console: config.console.clone(),
             tls,
         })
     }

@@ -11,9 +11,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::backend::{PoolBudget, PoolState, Pools, check_idle};
+use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, check_idle};
 use crate::protocol::{Report, SqlState};
-use crate::session::{self, Arrival, Begin, CancelKeys, ClientState, Control, MakeRoom, Thread};
+use crate::session::{self, Arrival, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread};
 use crate::tenant::{Tenant, TenantId, TenantStatus};
 use crate::{pool, session::shutdown};
 
@@ -39,6 +39,14 @@ pub(super) enum Command {
     Snapshot(oneshot::Sender<(Vec<ClientState>, Vec<PoolState>)>),
     /// Give up an idle pool, for one of another thread; was there one?
     Evict(oneshot::Sender<bool>),
+    /// Hold up these sessions, and no others.
+    Paused(Vec<Held>),
+    /// Close the server connections of these as they become free.
+    Renew(Held),
+    /// End these sessions now.
+    KillSome(Held),
+    /// End this session now.
+    KillOne(u64),
     /// New time-outs.
     Timeouts(session::Config),
     /// End every session as soon as it is in no transaction.
@@ -203,6 +211,21 @@ fn obey(command: Command, begin: &Rc<Begin>) {
         Command::Evict(reply) => {
             // Whoever asked may have stopped waiting.
             let _ = reply.send(begin.pools.evict());
+        }
+        Command::Paused(held) => thread.set_paused(held),
+        Command::Renew(held) => {
+            let is_held = |key: &PoolKey| held.covers_pool(key.tenant, key.module.as_str());
+            begin.pools.list().iter().filter(|(key, _)| is_held(key)).for_each(|(_, pool)| pool.reconnect());
+        }
+        Command::KillSome(held) => {
+            let sessions = thread.sessions();
+            let killed = sessions.iter().filter(|control| held.covers(control.tenant.id, &control.placement));
+            killed.for_each(|control| control.kill(shutdown()));
+        }
+        Command::KillOne(id) => {
+            if let Some(control) = thread.session(id) {
+                control.kill(shutdown());
+            }
         }
         Command::Timeouts(timeouts) => thread.set_timeouts(timeouts),
         Command::Drain => thread.sessions().iter().for_each(|control| control.drain()),

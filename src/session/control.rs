@@ -109,7 +109,7 @@ impl Control {
         self.stalled_since.get()
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

@@ -410,6 +410,9 @@ impl Relay {
         let mut pumped = Pumped::Stuck;
         loop {
             if self.up.wants_server() {
+                if self.is_held() {
+                    return Ok(pumped);
+                }
                 if self.link.is_none() && !self.attach_at_once() {
                     return Ok(Pumped::NeedServer);
                 }
@@ -473,6 +476,16 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// The operator holds up what would begin now.
+    fn is_held(&self) -> bool {
+        let begins = self.link.as_ref().is_none_or(|link| link.clean && link.status == b'I' && link.swallow == 0);
+        if !begins || self.up.rest > 0 || !self.thread.is_paused(&self.control) {
+            return false;
+        }
+        self.control.set_doing(Doing::Waiting, self.thread.now());
+        true
     }
 
     /// What went to the server brings no answer: no ReadyForQuery will come by which the connection is given back.

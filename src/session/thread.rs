@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use super::buffer::Buffers;
 use super::client::ClientState;
 use super::control::{Control, Doing};
+use super::held::Held;
 use super::names::Statements;
 use crate::backend::Want;
 use crate::protocol::{Report, SqlState};
@@ -36,6 +37,7 @@ pub struct Thread {
     front: Handle,
     sessions: RefCell<HashMap<u64, Rc<Control>>>,
     timeouts: RefCell<super::Config>,
+    paused: RefCell<Vec<Held>>,
     parameters: RefCell<HashMap<Known, (Instant, Rc<Parameters>)>>,
 }
 
@@ -58,6 +60,7 @@ impl Thread {
             front,
             sessions: RefCell::new(HashMap::new()),
             timeouts: RefCell::new(timeouts),
+            paused: RefCell::default(),
             parameters: RefCell::default(),
         })
     }
@@ -97,6 +100,18 @@ impl Thread {
     #[must_use]
     pub fn clients(&self) -> Vec<ClientState> {
         self.sessions.borrow().values().map(ClientState::of).collect()
+    }
+
+    /// Whose sessions get no server connection, and those that have one do not use it for anything new.
+    pub fn set_paused(&self, paused: Vec<Held>) {
+        *self.paused.borrow_mut() = paused;
+        self.sessions.borrow().values().for_each(|control| control.wake());
+    }
+
+    /// Whether this session is among them.
+    pub(crate) fn is_paused(&self, control: &Control) -> bool {
+        let paused = self.paused.borrow();
+        !paused.is_empty() && paused.iter().any(|held| held.covers(control.tenant.id, &control.placement))
     }
 
     /// How many sessions there are.

@@ -13,6 +13,8 @@ mod cluster;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod console;
+#[cfg(test)]
 mod conversation;
 #[cfg(test)]
 mod copy;

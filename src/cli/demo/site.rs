@@ -217,6 +217,7 @@ async fn serve(registry_url: &str, port: Option<u16>, files: &Path) -> anyhow::R
         },
         pool: crate::pool::Config::default(),
         timeouts: crate::session::Config::default(),
+        console: crate::console::Config::default(),
     };
     let proxy = match Proxy::start(config(port.unwrap_or(PORT)), registry.clone()).await {
         Err(proxy::Error::Listen { .. }) if port.is_none() => Proxy::start(config(0), registry).await?,

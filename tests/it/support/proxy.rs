@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgtenant::proxy::{self, Proxy};
 use pgtenant::registry::{self, Registry};
-use pgtenant::{frontend, pool, session};
+use pgtenant::{console, frontend, pool, session};
 use tokio_postgres::{Client, NoTls};
 
 use super::world::{Tenant, World};
@@ -24,6 +24,7 @@ pub(crate) fn settings() -> proxy::Config {
         identify: frontend::IdentifyConfig::default(),
         pool: pool::Config { size: 4, ..Default::default() },
         timeouts: session::Config::default(),
+        console: console::Config::default(),
     }
 }
 

@@ -1,0 +1,15 @@
+//! The admin console: a client of the database `pgtenant` asks what the proxy is doing, and tells it what to do.
+
+mod command;
+mod config;
+mod rows;
+mod session;
+mod show;
+
+pub use command::{Command, Which};
+pub use config::{Config, Role, User};
+pub use rows::{Rows, Value};
+pub use session::{Operations, Setting, View, serve};
+
+/// The database that is the console.
+pub const DATABASE: &str = "pgtenant";

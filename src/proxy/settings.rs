@@ -1,0 +1,74 @@
+//! The settings as SHOW CONFIG has them. None of these is a secret.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::Live;
+use crate::console::Setting;
+use crate::frontend::{IdentifyConfig, ListenConfig};
+use crate::{pool, session};
+
+/// Every setting of the data plane.
+pub(super) fn settings(live: &Live) -> Vec<Setting> {
+    let mut all = List(Vec::new());
+    all.listen(&live.listen, &ListenConfig::default());
+    all.identify(&live.identify, &IdentifyConfig::default());
+    all.pool(&live.pool, &pool::Config::default());
+    all.timeouts(&live.timeouts, &session::Config::default());
+    all.0
+}
+
+struct List(Vec<Setting>);
+
+impl List {
+    fn add(&mut self, key: &str, value: impl Display, default: impl Display, changeable: bool) {
+        let (value, default) = (value.to_string(), default.to_string());
+        self.0.push(Setting { key: key.to_owned(), value, default, changeable });
+    }
+
+    fn time(&mut self, key: &str, value: Duration, default: Duration, changeable: bool) {
+        self.add(key, humantime::format_duration(value), humantime::format_duration(default), changeable);
+    }
+
+    fn listen(&mut self, now: &ListenConfig, default: &ListenConfig) {
+        let path =
+            |path: &Option<std::path::PathBuf>| path.as_ref().map_or(String::new(), |path| path.display().to_string());
+        self.add("listen.address", &now.address, &default.address, false);
+        self.add("listen.unix_socket_dir", path(&now.unix_socket_dir), path(&default.unix_socket_dir), false);
+        self.add("max_client_conn", now.max_clients, default.max_clients, false);
+        self.add("listen.max_clients", now.max_clients, default.max_clients, false);
+        self.add("listen.threads", now.threads, default.threads, false);
+        self.add("listen.tls_certificate", path(&now.tls_certificate), path(&default.tls_certificate), true);
+        self.add("listen.tls_key", path(&now.tls_key), path(&default.tls_key), true);
+    }
+
+    fn identify(&mut self, now: &IdentifyConfig, default: &IdentifyConfig) {
+        let text = |config: &IdentifyConfig| config.default_tenant.as_ref().map_or(String::new(), ToString::to_string);
+        self.add("identify.default_tenant", text(now), text(default), true);
+    }
+
+    fn pool(&mut self, now: &pool::Config, default: &pool::Config) {
+        self.add("pool.mode", now.mode, default.mode, false);
+        self.add("default_pool_size", now.size, default.size, false);
+        self.add("pool.size", now.size, default.size, false);
+        self.add("pool.max_pools", now.max_pools, default.max_pools, false);
+        self.time("pool.idle_timeout", now.idle_timeout, default.idle_timeout, false);
+        self.time("pool.checkout_timeout", now.checkout_timeout, default.checkout_timeout, false);
+        self.time("pool.max_lifetime", now.max_lifetime, default.max_lifetime, false);
+        self.time("pool.health_check_interval", now.health_check_interval, default.health_check_interval, false);
+        self.time("pool.connect_timeout", now.connect_timeout, default.connect_timeout, false);
+        self.add("pool.connect_concurrency", now.connect_concurrency, default.connect_concurrency, false);
+        self.add("pool.queue_length_max", now.queue_length_max, default.queue_length_max, false);
+        self.add("pool.max_prepared_statements", now.max_prepared_statements, default.max_prepared_statements, false);
+    }
+
+    fn timeouts(&mut self, now: &session::Config, default: &session::Config) {
+        self.time("timeouts.login", now.login, default.login, true);
+        self.time("timeouts.idle_in_transaction", now.idle_in_transaction, default.idle_in_transaction, true);
+        self.time("timeouts.client_idle", now.client_idle, default.client_idle, true);
+        self.time("timeouts.pinned", now.pinned, default.pinned, true);
+        self.time("timeouts.statement", now.statement, default.statement, true);
+        self.time("timeouts.client_write", now.client_write, default.client_write, true);
+        self.time("timeouts.drain", now.drain, default.drain, true);
+    }
+}
