@@ -8,9 +8,10 @@ use std::time::SystemTime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::adoption::Named;
 use super::operations::Console;
 use super::worker::Command;
+use super::{Live, Shared};
 use crate::auth::{Part, SecretRef};
 use crate::backend::Credential;
 use crate::console;
@@ -21,7 +22,7 @@ use crate::frontend::{
 use crate::net::Stream;
 use crate::protocol::{CancelKey, Protocol, Report, SqlState};
 use crate::session::{Arrival, Ticket, Visitor, say, say_after};
-use crate::tenant::{Placement, Pooling, Tenant};
+use crate::tenant::{Placement, Pooling, Tenant, TenantName};
 
 /// Takes one client as far as its thread, within the login time-out.
 pub(super) async fn login(shared: Arc<Shared>, stream: Stream, slot: OwnedSemaphorePermit) {
@@ -93,7 +94,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
         }
         Err(report) => {
             tracing::info!(peer, sqlstate = report.sqlstate.0, message = report.message, "login refused");
-            metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => "refused").increment(1);
+            metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => refusal_kind(&report)).increment(1);
             say_after(&mut stream, proof.answer, &report).await;
         }
     }
@@ -161,6 +162,9 @@ async fn proven(
             if let Some(report) = error.report() {
                 turn_away(stream, &report).await;
             }
+            if matches!(error, frontend::Error::NoTenant { .. }) {
+                count_refused(shared, &live, parameters, &stream.peer().to_string()).await;
+            }
             return Err(error);
         }
     };
@@ -173,6 +177,19 @@ async fn proven(
             Err(proof.err().unwrap_or(frontend::Error::Password { user: unknown.user }))
         }
     }
+}
+
+/// Counts a client that named no tenant where that is not served any more. It has proved nothing: only a login that the default tenant has
+/// is counted by its name.
+async fn count_refused(shared: &Shared, live: &Live, parameters: &[(String, String)], peer: &str) {
+    let Some(default) = live.identify.default_tenant.as_deref().and_then(|name| TenantName::parse(name).ok()) else {
+        return;
+    };
+    let user = parameters.iter().find(|(name, _)| name == "user").map_or("", |(_, user)| user.as_str());
+    let tenant = shared.registry.lookup(&default).await.ok().flatten();
+    let login = tenant.filter(|tenant| tenant.login(user).is_some()).map_or("unknown", |_| user);
+    tracing::info!(peer, login, "client named no tenant and was refused");
+    shared.adoption.count(login, peer, Named::Refused);
 }
 
 /// A change that came between the last look at the tenant and the thread's taking the client over, the thread has not heard of
@@ -204,16 +221,13 @@ async fn ticket(
     }
     let settings = filter_settings(&claim.request.settings, &placement)?;
     let mut notices = Vec::new();
-    if let Some(phase) = claim.by_default {
-        metrics::counter!(
-            crate::metrics::DEFAULT_TENANT_LOGINS,
-            "login" => shared.labels.login(&claim.login.login), "address" => shared.labels.address(peer)
-        )
-        .increment(1);
-        if phase == DefaultTenantPhase::Warn {
-            tracing::warn!(peer, login = claim.login.login, "client named no tenant");
-            notices.push(default_tenant_notice(&tenant, &live.identify));
-        }
+    if live.identify.default_tenant.is_some() {
+        let named = if claim.by_default.is_some() { Named::ByDefault } else { Named::Itself };
+        shared.adoption.count(&claim.login.login, peer, named);
+    }
+    if claim.by_default == Some(DefaultTenantPhase::Warn) {
+        tracing::warn!(peer, login = claim.login.login, "client named no tenant");
+        notices.push(default_tenant_notice(&tenant, &live.identify));
     }
     let (credential, server_user) = match placement.pooling {
         Pooling::PerTenant => (Credential::Keys(proof.keys.clone()), claim.login.role.clone()),
@@ -286,6 +300,19 @@ fn hand_over(shared: &Shared, stream: Stream, ticket: Ticket, slot: OwnedSemapho
     let index = usize::try_from(hasher.finish() % shared.workers.len() as u64).unwrap_or(0);
     shared.workers[index].tell(Command::Begin(Box::new(Arrival { client, ticket, slot: Box::new(slot) })));
     Some(index)
+}
+
+/// Why a client that has proved itself was refused, as a metric label: not subscribed, inactive and unavailable are not the same to an
+/// operator.
+fn refusal_kind(report: &Report) -> &'static str {
+    let kinds = [
+        ("(PT-NOMODULE)", "no_module"),
+        ("(PT-SUSPENDED)", "suspended"),
+        ("(PT-UNAVAILABLE)", "unavailable"),
+        ("(PT-BACKEND)", "backend"),
+        ("(PT-LIMIT)", "limit"),
+    ];
+    kinds.iter().find(|(code, _)| report.message.starts_with(code)).map_or("refused", |(_, kind)| kind)
 }
 
 fn failed(peer: &str, error: &frontend::Error) {

@@ -1,8 +1,8 @@
 //! The data plane: accepts clients, hands them to the thread of their tenant, drains.
 
 mod activity;
+mod adoption;
 mod error;
-mod labels;
 mod listener;
 mod login;
 mod operations;
@@ -24,7 +24,7 @@ use tokio::sync::watch as watch_channel;
 use tokio::task::JoinHandle;
 
 use self::activity::Activity;
-use self::labels::Labels;
+use self::adoption::Adoption;
 use self::listener::Listeners;
 use self::operations::Order;
 use self::worker::{Command, Settings, Worker};
@@ -38,6 +38,7 @@ use crate::registry::Registry;
 use crate::session::CancelKeys;
 use crate::{console, pool, session};
 
+pub use adoption::Adopted;
 pub use error::Error;
 pub use operations::Request;
 pub use snapshot::Snapshot;
@@ -84,7 +85,7 @@ struct Shared {
     keys: CancelKeys,
     workers: Vec<Worker>,
     next_session: AtomicU64,
-    labels: Labels,
+    adoption: Adoption,
     activity: Activity,
     clients: Arc<Semaphore>,
     clients_max: u32,
@@ -149,7 +150,7 @@ impl Proxy {
             keys,
             workers,
             next_session: AtomicU64::new(1),
-            labels: Labels::default(),
+            adoption: Adoption::default(),
             activity: Activity::default(),
             clients: Arc::new(Semaphore::new(clients_max as usize)),
             clients_max,
@@ -193,6 +194,12 @@ impl Proxy {
     /// What it is doing now.
     pub async fn snapshot(&self) -> Snapshot {
         self.shared.snapshot().await
+    }
+
+    /// Who has named a tenant and who has not, by login and address; empty without a default tenant.
+    #[must_use]
+    pub fn adoption(&self) -> Vec<Adopted> {
+        self.shared.adoption.list()
     }
 
     /// How many clients are connected.

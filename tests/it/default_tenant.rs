@@ -5,7 +5,7 @@ use pgtenant::proxy::Config;
 use tokio_postgres::NoTls;
 
 use crate::support::wire::{Message, startup};
-use crate::support::{Running, Tenant, Wire, proxy, settings, unique, world};
+use crate::support::{self, Running, Tenant, Wire, proxy, settings, unique, world};
 
 /// Logs in with these parameters and the tenant's password.
 async fn login(proxy: &Running, tenant: &Tenant, parameters: &[(&str, &str)]) -> Result<Wire, Message> {
@@ -328,6 +328,16 @@ async fn who_names_no_tenant_goes_to_the_default_one_in_three_phases_changed_by_
 
     reload(DefaultTenantPhase::Allow);
     served(&proxy, &tenant, &unnamed).await;
+    // Nobody can fill the counts with names of their own making.
+    reload(DefaultTenantPhase::Refuse);
+    refused(&proxy, &tenant, &[("user", "somebody")]).await;
+    let counts = |login: &str| {
+        let found = proxy.proxy.adoption().into_iter().find(|one| one.login == login).expect(login);
+        assert_eq!(found.address, "127.0.0.1");
+        (found.named, found.by_default, found.refused)
+    };
+    support::until("the last refusal is counted", async || proxy.proxy.adoption().len() == 2).await;
+    assert_eq!((counts("app"), counts("unknown")), ((3, 3, 1), (0, 0, 1)));
     proxy.stop().await;
 }
 
