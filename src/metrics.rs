@@ -1,9 +1,15 @@
 //! Every metric, declared once.
 
+use std::fmt;
+
 use metrics::Unit;
 
 /// Logins that ended before the session began, by kind.
 pub const LOGIN_FAILURES: &str = "pgtenant_login_failures_total";
+/// Clients that logged in.
+pub const LOGINS: &str = "pgtenant_logins_total";
+/// Errors that clients were told, by who found them and by SQLSTATE class.
+pub const ERRORS: &str = "pgtenant_errors_total";
 /// Logins of clients that named no tenant, by login, address and result.
 pub const DEFAULT_TENANT_LOGINS: &str = "pgtenant_default_tenant_logins_total";
 /// Logins of clients that named their tenant where there is a default one, by login and address.
@@ -14,6 +20,12 @@ pub const PINS: &str = "pgtenant_pins_total";
 /// Tells the recorder what the metrics are.
 pub fn describe() {
     metrics::describe_counter!(LOGIN_FAILURES, Unit::Count, "Logins that ended before the session began");
+    metrics::describe_counter!(LOGINS, Unit::Count, "Clients that logged in");
+    metrics::describe_counter!(
+        ERRORS,
+        Unit::Count,
+        "Errors that clients were told, by who found them and SQLSTATE class"
+    );
     metrics::describe_counter!(DEFAULT_TENANT_LOGINS, Unit::Count, "Logins of clients that named no tenant");
     metrics::describe_counter!(
         NAMED_TENANT_LOGINS,
@@ -21,4 +33,153 @@ pub fn describe() {
         "Logins of clients that named their tenant, where there is a default one"
     );
     metrics::describe_counter!(PINS, Unit::Count, "Sessions that kept their server connection beyond a transaction");
+}
+
+/// Who found an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finder {
+    /// PostgreSQL.
+    Server,
+    /// pgtenant itself.
+    Proxy,
+}
+
+/// Counts an error that a client is told.
+pub fn count_error(finder: Finder, sqlstate: &[u8]) {
+    let source = match finder {
+        Finder::Server => "server",
+        Finder::Proxy => "pgtenant",
+    };
+    metrics::counter!(ERRORS, "source" => source, "class" => class_of(sqlstate)).increment(1);
+}
+
+/// The classes of PostgreSQL's error codes (appendix A of its documentation) that are errors.
+const CLASSES: [&str; 40] = [
+    "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22", "23", "24", "25", "26", "27", "28",
+    "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40", "42", "44", "53", "54", "55", "57", "58", "72", "F0",
+    "P0", "XX",
+];
+
+/// The label for an error code: its class, where that is one of PostgreSQL's; functions may raise any other.
+fn class_of(sqlstate: &[u8]) -> &'static str {
+    let known = |class: &&&str| sqlstate.starts_with(class.as_bytes());
+    CLASSES.iter().find(known).copied().unwrap_or("other")
+}
+
+/// What a metric's value does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It rises, and starts over with the process.
+    Counter,
+    /// It rises and falls.
+    Gauge,
+    /// It counts by size.
+    Histogram,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        })
+    }
+}
+
+/// A metric that no recorder holds: it is read off the data plane when somebody asks.
+#[derive(Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value does.
+    pub kind: Kind,
+    /// What it says, in one line.
+    pub help: &'static str,
+}
+
+impl Family {
+    const fn counter(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Counter, help }
+    }
+
+    const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Gauge, help }
+    }
+
+    const fn histogram(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Histogram, help }
+    }
+}
+
+/// Always 1; the label says which version runs.
+pub const BUILD_INFO: Family = Family::gauge("pgtenant_build_info", "Always 1, with the version");
+/// Connected clients.
+pub const CLIENTS: Family = Family::gauge("pgtenant_clients", "Connected clients, logins in progress included");
+/// Their bound.
+pub const CLIENTS_MAX: Family = Family::gauge("pgtenant_clients_max", "Most clients (listen.max_clients)");
+/// Sessions by what they do.
+pub const SESSIONS: Family = Family::gauge("pgtenant_sessions", "Sessions by what they are doing");
+/// Pools.
+pub const POOLS: Family =
+    Family::gauge("pgtenant_pools", "Pools, by whether their server is left alone for having failed");
+/// Connections by tenant.
+pub const POOL_CONNECTIONS: Family =
+    Family::gauge("pgtenant_pool_connections", "Server connections by tenant and state");
+/// Clients that wait, by tenant.
+pub const WAITING_CLIENTS: Family =
+    Family::gauge("pgtenant_waiting_clients", "Clients that wait for a server connection, by tenant");
+/// The longest of these waits.
+pub const WAIT_SECONDS: Family =
+    Family::gauge("pgtenant_maxwait_seconds", "How long the first of the waiting clients has waited, by tenant");
+/// Connections by server.
+pub const SERVER_CONNECTIONS: Family =
+    Family::gauge("pgtenant_server_connections", "Server connections by server and state");
+/// Waits for a connection.
+pub const CHECKOUT_WAIT: Family =
+    Family::histogram("pgtenant_checkout_wait_seconds", "How long clients waited for a server connection");
+/// Transactions by time.
+pub const TRANSACTION_TIME: Family =
+    Family::histogram("pgtenant_transaction_seconds", "From a transaction's first byte to a server to its end");
+/// Queries by time.
+pub const QUERY_TIME: Family =
+    Family::histogram("pgtenant_query_seconds", "From bytes to a server to its ReadyForQuery");
+/// Transactions by tenant.
+pub const TRANSACTIONS: Family = Family::counter("pgtenant_transactions_total", "Transactions by tenant");
+/// Queries by tenant.
+pub const QUERIES: Family = Family::counter("pgtenant_queries_total", "Simple queries and Syncs answered, by tenant");
+/// Bytes from clients.
+pub const RECEIVED_BYTES: Family = Family::counter("pgtenant_received_bytes_total", "Bytes from clients, by tenant");
+/// Bytes to clients.
+pub const SENT_BYTES: Family = Family::counter("pgtenant_sent_bytes_total", "Bytes to clients, by tenant");
+/// Waits by tenant.
+pub const WAIT_TOTAL: Family =
+    Family::counter("pgtenant_wait_seconds_total", "How long clients waited for server connections in all, by tenant");
+/// Query time by tenant.
+pub const QUERY_TOTAL: Family =
+    Family::counter("pgtenant_busy_seconds_total", "How long servers worked on queries in all, by tenant");
+/// Whether the registry is heard of.
+pub const REGISTRY_REACHABLE: Family =
+    Family::gauge("pgtenant_registry_reachable", "1 while changes of the registry are heard of");
+/// How old what is known of it is.
+pub const REGISTRY_AGE: Family =
+    Family::gauge("pgtenant_registry_age_seconds", "How long ago changes of the registry were last read");
+/// Tenants in memory.
+pub const REGISTRY_TENANTS: Family =
+    Family::gauge("pgtenant_registry_tenants", "Tenants that can be served without asking the registry");
+/// Threads that do not answer.
+pub const SILENT_THREADS: Family =
+    Family::gauge("pgtenant_silent_threads", "Relay threads that did not say in time what they are doing");
+/// Whether clients are being sent away.
+pub const DRAINING: Family = Family::gauge("pgtenant_draining", "1 while clients are being sent away");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_nobodys_class_is_counted_as_other() {
+        assert_eq!([b"42P01", b"P0001", b"ZZ999"].map(|code| class_of(code)), ["42", "P0", "other"]);
+        assert_eq!(class_of(b""), "other");
+    }
 }

@@ -13,11 +13,13 @@ pub struct Config {
     /// What callers must present (`Authorization: Bearer …`) for everything but `/metrics`, `/healthz` and `/readyz`.
     #[serde(deserialize_with = "secret")]
     pub token: Option<Secret>,
+    /// Most tenants with a label of their own in metrics, those with the most traffic; the rest is `other`.
+    pub tenant_labels: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { address: "127.0.0.1:9432".to_owned(), token: None }
+        Self { address: "127.0.0.1:9432".to_owned(), token: None, tenant_labels: 20 }
     }
 }
 

@@ -2,13 +2,17 @@
 
 mod config;
 mod error;
+mod exposition;
 mod guard;
+mod ledger;
+mod metrics;
 mod plane;
 mod ready;
 mod routes;
 mod server;
+mod tenants;
 
 pub use config::Config;
 pub use error::Error;
-pub use plane::{Phase, Plane};
+pub use plane::{Moment, Phase, Plane};
 pub use server::Server;

@@ -1,6 +1,9 @@
 //! What the HTTP side asks of the process that it is part of.
 
+use std::future::Future;
+
 use crate::registry::Registry;
+use crate::session::ThreadState;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +16,19 @@ pub enum Phase {
     Draining,
 }
 
+/// The data plane at one moment.
+#[derive(Debug, Default)]
+pub struct Moment {
+    /// Connected clients, logins in progress included.
+    pub clients: u32,
+    /// Most of them.
+    pub clients_max: u32,
+    /// What each relay thread is doing.
+    pub threads: Vec<ThreadState>,
+    /// How many more threads there are, which did not answer in time.
+    pub silent_threads: usize,
+}
+
 /// The process, as far as it can be asked.
 pub trait Plane: Send + Sync + 'static {
     /// Where it is in its life.
@@ -23,4 +39,7 @@ pub trait Plane: Send + Sync + 'static {
 
     /// What the recorder of metrics holds, as Prometheus text.
     fn recorded(&self) -> String;
+
+    /// What its relay threads are doing; nothing while there are none.
+    fn moment(&self) -> impl Future<Output = Option<Moment>> + Send;
 }

@@ -12,8 +12,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::guard::{self, Guard};
+use super::metrics::Scrapes;
 use super::plane::Plane;
 use super::ready::readiness;
+use super::tenants::tenants;
 
 /// How long an answer may take to be made.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,14 +23,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All paths.
-pub(super) fn routes<P: Plane>(plane: Arc<P>, guard: &Arc<Guard>) -> Router {
+pub(super) fn routes<P: Plane>(plane: Arc<P>, guard: &Arc<Guard>, tenants_max: usize) -> Router {
+    let scrapes = Arc::new(Scrapes::new(tenants_max));
     let guarded = Router::new()
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n") })
+        .route("/health/tenants", get(tenants::<P>))
+        .with_state(Arc::clone(&plane))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /health/tenants\n") })
         .layer(from_fn_with_state(Arc::clone(guard), guard::check));
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready::<P>))
-        .route("/metrics", get(metrics::<P>))
+        .route("/metrics", get(metrics::<P>).with_state((Arc::clone(&plane), scrapes)))
         .with_state(plane)
         .merge(guarded)
         .layer(from_fn(in_time))
@@ -41,8 +46,8 @@ async fn ready<P: Plane>(State(plane): State<Arc<P>>) -> Response {
     }
 }
 
-async fn metrics<P: Plane>(State(plane): State<Arc<P>>) -> Response {
-    ([(CONTENT_TYPE, EXPOSITION)], plane.recorded()).into_response()
+async fn metrics<P: Plane>(State((plane, scrapes)): State<(Arc<P>, Arc<Scrapes>)>) -> Response {
+    ([(CONTENT_TYPE, EXPOSITION)], scrapes.render(&*plane).await).into_response()
 }
 
 /// Bounds the making of an answer, and keeps what is of this moment out of caches.

@@ -57,7 +57,7 @@ impl Server {
         let address = listener.local_addr().map_err(listen)?;
         let guard = Arc::new(Guard::default());
         guard.set(config.token.clone());
-        let routes = routes(plane, &guard);
+        let routes = routes(plane, &guard, config.tenant_labels);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {

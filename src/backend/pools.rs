@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::key::PoolKey;
 use super::servers::{ServerPool, Servers};
-use super::traffic::Totals;
+use super::traffic::{Totals, Traffic};
 use crate::pool::{Limits, Pool, Stats};
 use crate::protocol::{Report, SqlState};
 
@@ -46,6 +46,8 @@ pub struct PoolState {
     pub idle: Vec<ServerState>,
     /// Its server is left alone for now, having failed.
     pub backing_off: bool,
+    /// Why connecting failed last, and when.
+    pub last_error: Option<(String, Instant)>,
     /// It takes no new clients and ends with its last connection.
     pub retired: bool,
 }
@@ -100,6 +102,8 @@ pub struct Pools {
     /// Drained pools that still have connections out.
     retired: RefCell<Vec<(PoolKey, Rc<ServerPool>)>>,
     clock: Cell<u64>,
+    /// What has passed through pools that are gone.
+    departed: Rc<Traffic>,
 }
 
 impl std::fmt::Debug for Pools {
@@ -112,7 +116,8 @@ impl Pools {
     /// No pools yet, and never more than the budget has room for.
     #[must_use]
     pub fn new(budget: Arc<PoolBudget>) -> Self {
-        Self { budget, entries: RefCell::default(), retired: RefCell::default(), clock: Cell::new(0) }
+        let (entries, retired) = Default::default();
+        Self { budget, entries, retired, clock: Cell::new(0), departed: Rc::default() }
     }
 
     /// The pool of a key; made, and an idle one evicted for it, if there is none.
@@ -142,7 +147,9 @@ impl Pools {
                 return Err(PoolsFull { max_pools: self.budget.max_pools });
             }
         }
-        let pool = Pool::new(make(), limits);
+        let servers = make();
+        servers.traffic().bequeath(&self.departed);
+        let pool = Pool::new(servers, limits);
         self.entries.borrow_mut().insert(key.clone(), Entry { pool: Rc::clone(&pool), used });
         Ok(pool)
     }
@@ -178,10 +185,17 @@ impl Pools {
                 totals: pool.manager().traffic().totals(),
                 idle,
                 backing_off: pool.is_backing_off(),
+                last_error: pool.last_error().map(|(error, at)| (error.to_string(), at)),
                 retired: retired.contains(&Rc::as_ptr(&pool)),
             }
         };
         self.list().into_iter().map(state).collect()
+    }
+
+    /// What has passed through pools that are gone.
+    #[must_use]
+    pub fn departed(&self) -> Totals {
+        self.departed.totals()
     }
 
     /// Drains the pools whose key the predicate picks. Their next use makes new ones.

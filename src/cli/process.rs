@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::admin::{Phase, Plane};
+use crate::admin::{Moment, Phase, Plane};
+use crate::proxy::{Proxy, View};
 use crate::registry::Registry;
 
 /// How often the recorder of metrics puts what it was told in order.
@@ -16,20 +17,19 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Process {
     recorder: PrometheusHandle,
     registry: OnceLock<Registry>,
-    serving: AtomicBool,
+    view: OnceLock<View>,
     draining: AtomicBool,
 }
 
 impl Process {
     pub(super) const fn new(recorder: PrometheusHandle) -> Self {
-        let (serving, draining) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { recorder, registry: OnceLock::new(), serving, draining }
+        Self { recorder, registry: OnceLock::new(), view: OnceLock::new(), draining: AtomicBool::new(false) }
     }
 
     /// Clients can connect from now on.
-    pub(super) fn serves(&self, registry: &Registry) {
+    pub(super) fn serves(&self, registry: &Registry, proxy: &Proxy) {
         self.registry.get_or_init(|| registry.clone());
-        self.serving.store(true, Ordering::Release);
+        self.view.get_or_init(|| proxy.view());
     }
 
     /// No client can connect from now on.
@@ -49,7 +49,7 @@ impl Process {
 
 impl Plane for Process {
     fn phase(&self) -> Phase {
-        match (self.serving.load(Ordering::Acquire), self.draining.load(Ordering::Acquire)) {
+        match (self.view.get().is_some(), self.draining.load(Ordering::Acquire)) {
             (_, true) => Phase::Draining,
             (true, false) => Phase::Serving,
             (false, false) => Phase::Starting,
@@ -62,5 +62,12 @@ impl Plane for Process {
 
     fn recorded(&self) -> String {
         self.recorder.render()
+    }
+
+    async fn moment(&self) -> Option<Moment> {
+        let view = self.view.get()?;
+        let (clients, clients_max) = view.clients();
+        let (threads, silent_threads) = view.threads().await;
+        Some(Moment { clients: u32::try_from(clients).unwrap_or(u32::MAX), clients_max, threads, silent_threads })
     }
 }

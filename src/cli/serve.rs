@@ -50,7 +50,7 @@ async fn serve(globals: &Globals, config: Config, log: Log, recorder: Prometheus
     }
     let registry = Registry::open(&config.registry).await.context("open the registry")?;
     let mut proxy = Proxy::start(proxy_config(&config), registry.clone()).await?;
-    process.serves(&registry);
+    process.serves(&registry, &proxy);
     if let Some(address) = proxy.tcp_address() {
         tracing::info!(%address, "listening");
     }

@@ -105,6 +105,11 @@ impl<M: Manage> Pool<M> {
         self.settle();
     }
 
+    /// Why opening a connection failed last, and when.
+    pub fn last_error(&self) -> Option<(M::Error, Instant)> {
+        self.state.borrow().last_error()
+    }
+
     /// Whether nobody has, awaits or opens a connection of it; it may still hold idle ones.
     pub fn is_idle(&self) -> bool {
         self.state.borrow().is_idle()

@@ -126,6 +126,7 @@ pub(super) struct State<M: Manage> {
     /// First come first; ids ascend.
     waiters: VecDeque<Waiter<M>>,
     backoff: Backoff<M::Error>,
+    last_error: Option<(M::Error, Instant)>,
     next_id: u64,
     draining: bool,
     /// Connections opened before are closed when they come back.
@@ -141,6 +142,7 @@ impl<M: Manage> State<M> {
             connecting: Vec::new(),
             waiters: VecDeque::new(),
             backoff: Backoff::Healthy,
+            last_error: None,
             next_id: 0,
             draining: false,
             renewed_at: None,
@@ -249,6 +251,7 @@ impl<M: Manage> State<M> {
         effects: &mut Effects<M>,
     ) {
         let Some(attempt) = self.forget_connecting(id) else { return };
+        self.last_error = Some((error.clone(), now));
         if against_server {
             self.backoff.failed(error, attempt.started, now);
             return;
@@ -339,6 +342,10 @@ impl<M: Manage> State<M> {
             waiting: count(self.waiters.len()),
             maxwait: self.waiters.front().map_or(Duration::ZERO, |w| now.saturating_duration_since(w.since)),
         }
+    }
+
+    pub(super) fn last_error(&self) -> Option<(M::Error, Instant)> {
+        self.last_error.clone()
     }
 
     pub(super) fn has_waiters(&self) -> bool {

@@ -19,6 +19,7 @@ use crate::frontend::{
     self, Challenge, Claim, DefaultTenantPhase, Identified, Opened, Opening, Proof, admit, authenticate,
     default_tenant_notice, filter_settings, identify, open, turn_away,
 };
+use crate::metrics::{Finder, count_error};
 use crate::net::Stream;
 use crate::protocol::{CancelKey, Protocol, Report, SqlState};
 use crate::session::{Arrival, Ticket, Visitor, say, say_after};
@@ -86,6 +87,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
     };
     match ticket(shared, claim, &mut proof, protocol, deadline, visitor).await {
         Ok(ticket) => {
+            metrics::counter!(crate::metrics::LOGINS).increment(1);
             let tenant = Arc::clone(&ticket.tenant);
             shared.activity.login(tenant.id);
             if let Some(worker) = hand_over(shared, stream, ticket, slot) {
@@ -318,4 +320,7 @@ fn refusal_kind(report: &Report) -> &'static str {
 fn failed(peer: &str, error: &frontend::Error) {
     tracing::info!(peer, kind = error.kind(), %error, "login failed");
     metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => error.kind()).increment(1);
+    if let Some(report) = error.report() {
+        count_error(Finder::Proxy, report.sqlstate.0.as_bytes());
+    }
 }

@@ -8,6 +8,7 @@ mod login;
 mod operations;
 mod settings;
 mod snapshot;
+mod view;
 mod watch;
 mod worker;
 
@@ -42,6 +43,7 @@ pub use adoption::Adopted;
 pub use error::Error;
 pub use operations::Request;
 pub use snapshot::Snapshot;
+pub use view::View;
 
 /// How long a client over `max_clients` has to hear that.
 const SURPLUS_TIMEOUT: Duration = Duration::from_secs(5);

@@ -13,7 +13,9 @@ use tokio::task::JoinSet;
 
 use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, check_idle};
 use crate::protocol::{Report, SqlState};
-use crate::session::{self, Arrival, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread};
+use crate::session::{
+    self, Arrival, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState,
+};
 use crate::tenant::{Tenant, TenantId, TenantStatus};
 use crate::{pool, session::shutdown};
 
@@ -37,6 +39,8 @@ pub(super) enum Command {
     Tenants(oneshot::Sender<Vec<TenantId>>),
     /// What are your sessions doing, and what do your pools hold?
     Snapshot(oneshot::Sender<(Vec<ClientState>, Vec<PoolState>)>),
+    /// The same, in numbers.
+    Measure(oneshot::Sender<ThreadState>),
     /// Give up an idle pool, for one of another thread; was there one?
     Evict(oneshot::Sender<bool>),
     /// Hold up these sessions, and no others.
@@ -207,6 +211,12 @@ fn obey(command: Command, begin: &Rc<Begin>) {
         Command::Snapshot(reply) => {
             // Whoever asked may have stopped waiting.
             let _ = reply.send((thread.clients(), begin.pools.states()));
+        }
+        Command::Measure(reply) => {
+            let (sessions, times) = (thread.doings(), thread.times().histograms());
+            let (pools, departed) = (begin.pools.states(), begin.pools.departed());
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(ThreadState { sessions, times, pools, departed });
         }
         Command::Evict(reply) => {
             // Whoever asked may have stopped waiting.

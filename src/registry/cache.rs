@@ -119,6 +119,11 @@ impl Cache {
         Standing { reachable, age, servable: self.servable(now).count() }
     }
 
+    /// The tenant with this id, however old what is known of it is.
+    pub(super) fn remembered(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        self.known.get(&id).map(|known| Arc::clone(&known.tenant))
+    }
+
     /// The tenants that may be served though nobody can be asked.
     pub(super) fn servable(&self, now: Instant) -> impl Iterator<Item = Arc<Tenant>> {
         let good = move |known: &&Known| now < known.good_until(self.polled_at, self.limits.stale_max);

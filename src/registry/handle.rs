@@ -116,6 +116,15 @@ impl Registry {
         self.shared.changes.subscribe()
     }
 
+    /// The tenant with this id as it was last known, without asking anybody.
+    #[must_use]
+    pub fn remembered(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        match &self.shared.store {
+            Store::Database(database) => database.cache().remembered(id),
+            Store::File(file) => file.tenant(&TenantName::from(id)),
+        }
+    }
+
     /// How far it can be relied on now.
     #[must_use]
     pub fn standing(&self) -> Standing {

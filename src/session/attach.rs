@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::control::Doing;
 use super::error;
@@ -11,6 +12,7 @@ use super::inquiry::Inquiry;
 use super::relay::{Discard, End, Link, Relay, Unnamed, UnnamedState};
 use super::settings::Settled;
 use crate::backend::{Asserted, Servers, cancel};
+use crate::metrics::{Finder, count_error};
 use crate::pool::{Checkout, CheckoutError};
 use crate::protocol::{Effects, Report, Severity, path};
 
@@ -29,6 +31,7 @@ impl Relay {
     pub(super) fn attach_at_once(&mut self) -> bool {
         match self.place.pool.try_checkout(&self.place.want) {
             Some(server) => {
+                self.thread.times().waits.add(Duration::ZERO);
                 self.attach(server);
                 true
             }
@@ -58,7 +61,9 @@ impl Relay {
             })
             .await
         };
-        self.place.pool.manager().traffic().add(|totals| totals.wait_time += waits_since.elapsed());
+        let wait = waits_since.elapsed();
+        self.place.pool.manager().traffic().add(|totals| totals.wait_time += wait);
+        self.thread.times().waits.add(wait);
         match waited {
             Waited::Done(Ok(server)) => {
                 self.attach(server);
@@ -131,6 +136,7 @@ impl Relay {
         self.up.unnamed = Unnamed::default();
         self.up.window.rescan();
         self.up.discard = Discard::Batch;
+        count_error(Finder::Proxy, report.sqlstate.0.as_bytes());
         report.encode(&mut self.down.own);
         self.control.set_doing(Doing::Idle, self.thread.now());
         self.scan_up()
@@ -148,6 +154,9 @@ impl Relay {
                 totals.transaction_time += transaction.unwrap_or_default();
                 totals.transactions += u64::from(transaction.is_some());
             });
+            let times = self.thread.times();
+            times.queries.add(query);
+            transaction.into_iter().for_each(|transaction| times.transactions.add(transaction));
         }
         let idle = link.status == b'I';
         // Messages that get no answer (rows of a copy that has failed) may still be on their way, a part of one perhaps: neither

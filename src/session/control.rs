@@ -27,6 +27,25 @@ pub enum Doing {
     Active,
 }
 
+impl Doing {
+    /// All that a session may be doing, in the order of their declaration.
+    pub const ALL: [Self; 6] =
+        [Self::Login, Self::Idle, Self::Pinned, Self::IdleInTransaction, Self::Waiting, Self::Active];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Idle => "idle",
+            Self::Pinned => "pinned",
+            Self::IdleInTransaction => "idle_in_transaction",
+            Self::Waiting => "waiting",
+            Self::Active => "active",
+        }
+    }
+}
+
 /// The handle of a running session: set from anywhere in its thread, read by the session when it is woken.
 pub struct Control {
     /// Its number, unique in the process.

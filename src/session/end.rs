@@ -10,6 +10,7 @@ use super::attach::NO_SESSION;
 use super::error;
 use super::relay::{End, Link, Relay, Turn};
 use crate::backend::{Asserted, cancel, simple};
+use crate::metrics::{Finder, count_error};
 use crate::net::Stream;
 use crate::protocol::{Effects, Report};
 
@@ -142,6 +143,7 @@ pub(crate) async fn say(client: &mut Stream, report: &Report) {
 
 /// Sends a last word after what was to come before it.
 pub(crate) async fn say_after(client: &mut Stream, mut before: BytesMut, report: &Report) {
+    count_error(Finder::Proxy, report.sqlstate.0.as_bytes());
     report.encode(&mut before);
     send_last(client, &before).await;
 }

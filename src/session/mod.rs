@@ -13,6 +13,7 @@ mod error;
 mod held;
 mod inquiry;
 mod keys;
+mod measure;
 mod names;
 mod place;
 mod prepared;
@@ -30,6 +31,7 @@ pub use config::Config;
 pub use control::{Control, Doing};
 pub use held::Held;
 pub use keys::{CancelKey, CancelKeys, Owner};
+pub use measure::{SessionTimes, Sessions, ThreadState};
 pub use thread::Thread;
 pub use ticket::{Begin, MakeRoom, Ticket};
 

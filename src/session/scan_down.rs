@@ -8,6 +8,7 @@ use super::attach::NO_SESSION;
 use super::error;
 use super::relay::{End, Link, Relay};
 use crate::backend::Asserted;
+use crate::metrics::{Finder, count_error};
 use crate::protocol::{Effects, Fate, HEADER_BYTES, Owed, WHOLE_BYTES_MAX, cstring, error_field, header};
 
 impl Relay {
@@ -57,7 +58,9 @@ impl Relay {
             match fate {
                 Fate::Refuse(refusal) if self.down.rest == 0 => {
                     self.down.window.cut(count);
-                    error::refused(refusal, &self.control.tenant.slug).encode(&mut self.down.own);
+                    let report = error::refused(refusal, &self.control.tenant.slug);
+                    count_error(Finder::Proxy, report.sqlstate.0.as_bytes());
+                    report.encode(&mut self.down.own);
                 }
                 fate => self.passed_down(count, hidden, fate),
             }
@@ -158,6 +161,9 @@ impl Relay {
             self.state.forget_last_set();
             if is_stale_plan(message) {
                 link.server.prepared.expire();
+            }
+            if !matches!(fate, Fate::Refuse(_)) {
+                count_error(Finder::Server, error_field(message, b'C').unwrap_or_default());
             }
         }
         let body = &mut message[HEADER_BYTES..];

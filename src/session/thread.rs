@@ -12,9 +12,11 @@ use super::buffer::Buffers;
 use super::client::ClientState;
 use super::control::{Control, Doing};
 use super::held::Held;
+use super::measure::{SessionTimes, Sessions};
 use super::names::Statements;
 use crate::backend::Want;
 use crate::protocol::{Report, SqlState};
+use crate::times::Times;
 
 /// What a server reported when a connection began.
 pub(crate) struct Parameters {
@@ -38,6 +40,7 @@ pub struct Thread {
     sessions: RefCell<HashMap<u64, Rc<Control>>>,
     timeouts: RefCell<super::Config>,
     paused: RefCell<Vec<Held>>,
+    times: SessionTimes<Times>,
     parameters: RefCell<HashMap<Known, (Instant, Rc<Parameters>)>>,
 }
 
@@ -61,6 +64,7 @@ impl Thread {
             sessions: RefCell::new(HashMap::new()),
             timeouts: RefCell::new(timeouts),
             paused: RefCell::default(),
+            times: SessionTimes::default(),
             parameters: RefCell::default(),
         })
     }
@@ -112,6 +116,20 @@ impl Thread {
     pub(crate) fn is_paused(&self, control: &Control) -> bool {
         let paused = self.paused.borrow();
         !paused.is_empty() && paused.iter().any(|held| held.covers(control.tenant.id, &control.placement))
+    }
+
+    /// How many sessions do what.
+    #[must_use]
+    pub fn doings(&self) -> Sessions {
+        let mut sessions = Sessions::default();
+        self.sessions.borrow().values().for_each(|control| sessions.add(control.doing().0));
+        sessions
+    }
+
+    /// How long things take its sessions.
+    #[must_use]
+    pub const fn times(&self) -> &SessionTimes<Times> {
+        &self.times
     }
 
     /// How many sessions there are.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::wire::{failure, query};
-use crate::support::{Child, Wire, connect, until, world};
+use crate::support::{Child, Wire, cluster, connect, until, world};
 
 const ANY_PORT: &str = "[http]\naddress = \"127.0.0.1:0\"\n";
 const GUARDED: &str = "[http]\naddress = \"127.0.0.1:0\"\ntoken = \"open sesame\"\n";
@@ -169,7 +169,7 @@ async fn the_token_guards_all_but_health_and_metrics() {
     for open in ["/healthz", "/metrics"] {
         assert_eq!(get(&child, open).await.status, 200, "{open}");
     }
-    for guarded in ["/nowhere", "/"] {
+    for guarded in ["/health/tenants", "/nowhere", "/"] {
         let refused = get(&child, guarded).await;
         assert_eq!(refused.status, 401, "{guarded}");
         assert!(refused.head.contains("www-authenticate: bearer"), "{}", refused.head);
@@ -214,6 +214,127 @@ async fn an_address_in_use_is_a_clear_error() {
     assert!(error.contains(&format!("listen for HTTP on {address}")) && error.contains("in use"), "{error}");
 }
 
+/// The sum of a family's series whose labels contain this.
+fn sum(series: &BTreeMap<String, f64>, family: &str, labels: &str) -> f64 {
+    let of_family = |name: &str| name.split('{').next() == Some(family);
+    let found: Vec<_> = series.iter().filter(|(name, _)| of_family(name) && name.contains(labels)).collect();
+    assert!(!found.is_empty(), "no {family} with {labels:?}: {series:?}");
+    found.into_iter().map(|(_, value)| value).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_move_when_queries_run() {
+    let world = world().await;
+    let tenant = world.tenant_of("measured", &["crm", "operations"]).await;
+    let child = Child::serve(world, ANY_PORT).await;
+    let before = metrics(&child).await;
+    assert_eq!(sum(&before, "pgtenant_sessions", ""), 0.0);
+    let mut first = Wire::login(child.address, &tenant, "crm").await;
+    let mut second = Wire::login(child.address, &tenant, "operations").await;
+    for _ in 0..10 {
+        first.ask("SELECT repeat('x', 1000)").await;
+    }
+    assert_eq!(failure(&second.query("SELECT 1/0").await).0, "22012");
+    second.query("BEGIN").await;
+    let now = metrics(&child).await;
+    let label = format!("tenant=\"{}\"", tenant.slug);
+    assert_eq!(sum(&now, "pgtenant_clients", ""), 2.0);
+    assert_eq!(sum(&now, "pgtenant_logins_total", ""), 2.0);
+    assert_eq!(sum(&now, "pgtenant_sessions", "state=\"idle\""), 1.0);
+    assert_eq!(sum(&now, "pgtenant_sessions", "state=\"idle_in_transaction\""), 1.0);
+    assert_eq!(sum(&now, "pgtenant_pool_connections", &format!("{label},state=\"active\"")), 1.0);
+    assert_eq!(sum(&now, "pgtenant_server_connections", "server=\"main\""), 2.0);
+    assert_eq!(sum(&now, "pgtenant_queries_total", &label), 12.0);
+    assert_eq!(sum(&now, "pgtenant_transactions_total", &label), 11.0);
+    assert!(sum(&now, "pgtenant_sent_bytes_total", &label) > 10_000.0);
+    assert_eq!(sum(&now, "pgtenant_query_seconds_count", ""), 12.0);
+    assert_eq!(sum(&now, "pgtenant_transaction_seconds_count", ""), 11.0);
+    assert_eq!(sum(&now, "pgtenant_checkout_wait_seconds_count", ""), 12.0);
+    assert_eq!(now["pgtenant_errors_total{source=\"server\",class=\"22\"}"], 1.0);
+    assert_eq!(sum(&now, "pgtenant_registry_reachable", ""), 1.0);
+    assert!(sum(&now, "pgtenant_registry_age_seconds", "") < 60.0);
+    second.query("COMMIT").await;
+    let later = metrics(&child).await;
+    assert_eq!(sum(&later, "pgtenant_transactions_total", &label), 12.0);
+    assert_eq!(sum(&later, "pgtenant_pool_connections", &format!("{label},state=\"idle\"")), 2.0);
+    assert!(child.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_beyond_the_labels_are_counted_together_and_no_counter_falls() {
+    let world = world().await;
+    let mut tenants = Vec::new();
+    for _ in 0..3 {
+        tenants.push(world.tenant_of("labels", &["crm"]).await);
+    }
+    // A pool that makes room for another takes its counters with it.
+    let child = Child::serve(world, &format!("{ANY_PORT}tenant_labels = 1\n[pool]\nmax_pools = 1")).await;
+    let mut before = 0.0;
+    for tenant in &tenants {
+        let mut client = Wire::login(child.address, tenant, "crm").await;
+        for _ in 0..5 {
+            client.ask("SELECT 1").await;
+        }
+        drop(client);
+        let series = metrics(&child).await;
+        let labels = series.keys().filter(|name| name.starts_with("pgtenant_queries_total{")).count();
+        assert_eq!(labels, 2, "one tenant and the rest: {series:?}");
+        let total = sum(&series, "pgtenant_queries_total", "");
+        assert_eq!(total, before + 5.0);
+        before = total;
+    }
+    assert!(child.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_of_tenants_shows_their_places_pools_and_last_errors() {
+    let world = world().await;
+    let tenant = world.tenant_of("health", &["crm", "shop"]).await;
+    let child = Child::serve(world, GUARDED).await;
+    let token = "Authorization: Bearer open sesame\r\n";
+    let path = format!("/health/tenants?tenant={}", tenant.slug);
+    let health = async || -> serde_json::Value {
+        let answer = get_with(&child, &path, token).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert!(answer.head.contains("content-type: application/json"), "{}", answer.head);
+        serde_json::from_str(&answer.body).expect("JSON")
+    };
+    let unused = health().await;
+    assert_eq!(unused["tenants"][0]["tenant"], tenant.slug);
+    assert_eq!(unused["tenants"][0]["status"], "active");
+    assert_eq!(unused["tenants"][0]["places"][0]["pools"], serde_json::json!([]));
+    let mut client = Wire::login(child.address, &tenant, "crm").await;
+    client.query("BEGIN").await;
+    let used = health().await;
+    let places = used["tenants"][0]["places"].as_array().expect("places");
+    let modules: Vec<_> = places.iter().map(|place| place["module"].as_str().unwrap()).collect();
+    assert_eq!(modules, ["crm", "shop"]);
+    let place = &places[0];
+    assert_eq!((&place["server"], &place["isolation"]), (&"main".into(), &"database".into()));
+    assert_eq!(place["database"], tenant.place("crm", "database"));
+    let pool = &place["pools"][0];
+    assert_eq!((&pool["active"], &pool["idle"], &pool["waiting"]), (&1.into(), &0.into(), &0.into()));
+    assert_eq!((&pool["state"], &pool["last_error"]), (&"serving".into(), &serde_json::Value::Null));
+    client.query("COMMIT").await;
+    let admin = cluster().await.connect("postgres").await.expect("connect");
+    let role = tenant.place("crm", "role");
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'");
+    admin.batch_execute(&format!("ALTER ROLE \"{role}\" NOLOGIN; {end}")).await.expect("lock the role out");
+    until("an error that tells why", async || {
+        assert!(!client.query("SELECT 1").await.is_empty());
+        let error = &health().await["tenants"][0]["places"][0]["pools"][0]["last_error"];
+        error["message"].as_str().is_some_and(|text| text.contains("not permitted to log in"))
+    })
+    .await;
+    let unknown = get_with(&child, "/health/tenants?tenant=nobody", token).await;
+    assert_eq!(unknown.status, 404);
+    let all = get_with(&child, "/health/tenants?limit=1", token).await;
+    let all: serde_json::Value = serde_json::from_str(&all.body).expect("JSON");
+    assert_eq!((all["tenants"].as_array().unwrap().len(), &all["silent_threads"]), (1, &0.into()));
+    assert!(!all.to_string().contains(&tenant.password));
+    assert!(child.stop().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_logins_are_counted_by_kind() {
     let world = world().await;
@@ -225,5 +346,6 @@ async fn failed_logins_are_counted_by_kind() {
     assert!(connect(&config).await.is_err());
     let series = metrics(&child).await;
     assert_eq!(series.get("pgtenant_login_failures_total{kind=\"password\"}"), Some(&1.0), "{series:?}");
+    assert_eq!(sum(&series, "pgtenant_errors_total", "source=\"pgtenant\",class=\"28\""), 1.0);
     assert!(child.stop().await.success());
 }

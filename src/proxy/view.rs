@@ -1,0 +1,39 @@
+//! The data plane as those see it who only watch it: they do not keep it from ending.
+
+use std::sync::{Arc, Weak};
+
+use super::{Proxy, Shared};
+use crate::session::ThreadState;
+
+/// A look at a proxy, which may have ended.
+#[derive(Clone)]
+pub struct View {
+    shared: Weak<Shared>,
+    clients_max: u32,
+}
+
+impl Proxy {
+    /// A look at it that can be given away.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View { shared: Arc::downgrade(&self.shared), clients_max: self.clients_max }
+    }
+}
+
+impl View {
+    /// How many clients are connected, and how many may be.
+    #[must_use]
+    pub fn clients(&self) -> (usize, u32) {
+        let free = self.shared.upgrade().map(|shared| shared.clients.available_permits());
+        let clients = free.map_or(0, |free| (self.clients_max as usize).saturating_sub(free));
+        (clients, self.clients_max)
+    }
+
+    /// What each thread is doing, and how many did not say so in time.
+    pub async fn threads(&self) -> (Vec<ThreadState>, usize) {
+        match self.shared.upgrade() {
+            Some(shared) => shared.measure().await,
+            None => (Vec::new(), 0),
+        }
+    }
+}
