@@ -98,15 +98,23 @@ pub enum UnknownReason {
     Verifier,
 }
 
-impl fmt::Display for UnknownReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl UnknownReason {
+    /// A bounded word for it: the metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Tenant => "unknown_tenant",
             Self::DefaultTenant => "unknown_default_tenant",
             Self::Login => "unknown_login",
             Self::DefaultLogin => "no_default_login",
             Self::Verifier => "no_verifier",
-        })
+        }
+    }
+}
+
+impl fmt::Display for UnknownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

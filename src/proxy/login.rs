@@ -67,7 +67,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
         Ok(Opening::Session(opened)) => opened,
         Ok(Opening::Cancel(key, stream)) => return cancel(shared, &key, stream).await,
         Ok(Opening::Silent) => return,
-        Err(error) => return failed(peer, &error),
+        Err(error) => return failed(peer, &error, error.kind()),
     };
     let Opened { mut stream, protocol, parameters } = opened;
     if is_console(&live.console, &parameters) {
@@ -76,7 +76,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
     let encrypted = stream.tls().is_some();
     let (claim, mut proof) = match proven(shared, &mut stream, &parameters).await {
         Ok(proven) => proven,
-        Err(error) => return failed(peer, &error),
+        Err(Failure { error, kind }) => return failed(peer, &error, kind),
     };
     let visitor = Visitor {
         user: claim.request.user.clone(),
@@ -134,7 +134,7 @@ async fn console(
     let challenge = Challenge { user: name, verifier: user.map(|user| &user.verifier), salt_name: name };
     let proof = match authenticate(&mut stream, challenge, &shared.mock).await {
         Ok(proof) => proof,
-        Err(error) => return failed(peer, &error),
+        Err(error) => return failed(peer, &error, error.kind()),
     };
     let (Some(user), Ok(room)) = (user, Arc::clone(&shared.console_users).try_acquire_owned()) else {
         let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "(PT-LIMIT) too many users of the console");
@@ -150,12 +150,25 @@ async fn console(
     });
 }
 
+/// Why a client did not prove who it is.
+struct Failure {
+    error: frontend::Error,
+    /// What operators are told: the client is not told who is unknown.
+    kind: &'static str,
+}
+
+impl From<frontend::Error> for Failure {
+    fn from(error: frontend::Error) -> Self {
+        Self { kind: error.kind(), error }
+    }
+}
+
 /// Who the client claims to be, proven.
 async fn proven(
     shared: &Shared,
     stream: &mut Stream,
     parameters: &[(String, String)],
-) -> Result<(Box<Claim>, Proof), frontend::Error> {
+) -> Result<(Box<Claim>, Proof), Failure> {
     let live = shared.live.load_full();
     let server_name = stream.tls().and_then(|tls| tls.server_name.clone());
     let identified = match identify(parameters, server_name.as_deref(), &live.identify, &shared.registry).await {
@@ -167,7 +180,7 @@ async fn proven(
             if matches!(error, frontend::Error::NoTenant { .. }) {
                 count_refused(shared, &live, parameters, &stream.peer().to_string()).await;
             }
-            return Err(error);
+            return Err(Failure::from(error));
         }
     };
     let proof = authenticate(stream, identified.challenge(), &shared.mock).await;
@@ -175,8 +188,8 @@ async fn proven(
         Identified::Known(claim) => Ok((claim, proof?)),
         Identified::Unknown(unknown) => {
             tracing::info!(peer = %stream.peer(), reason = %unknown.reason, user = unknown.user, "login of nobody known");
-            metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => unknown.reason.to_string()).increment(1);
-            Err(proof.err().unwrap_or(frontend::Error::Password { user: unknown.user }))
+            let error = proof.err().unwrap_or(frontend::Error::Password { user: unknown.user });
+            Err(Failure { error, kind: unknown.reason.as_str() })
         }
     }
 }
@@ -317,9 +330,9 @@ fn refusal_kind(report: &Report) -> &'static str {
     kinds.iter().find(|(code, _)| report.message.starts_with(code)).map_or("refused", |(_, kind)| kind)
 }
 
-fn failed(peer: &str, error: &frontend::Error) {
-    tracing::info!(peer, kind = error.kind(), %error, "login failed");
-    metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => error.kind()).increment(1);
+fn failed(peer: &str, error: &frontend::Error, kind: &'static str) {
+    tracing::info!(peer, kind, %error, "login failed");
+    metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => kind).increment(1);
     if let Some(report) = error.report() {
         count_error(Finder::Proxy, report.sqlstate.0.as_bytes());
     }
