@@ -113,8 +113,10 @@ fn applied(new: &Config, old: &Config, http: Option<&admin::Server>) -> std::tim
     if let Some(http) = http {
         http.set_token(new.http.token.clone());
     }
-    let changed =
-        [("http.address", new.http.address != old.http.address), ("http.tenant_labels", new.http.tenant_labels != old.http.tenant_labels)];
+    let changed = [
+        ("http.address", new.http.address != old.http.address),
+        ("http.tenant_labels", new.http.tenant_labels != old.http.tenant_labels),
+    ];
     for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
         tracing::warn!(key, "changed, but takes effect only after a restart");
     }

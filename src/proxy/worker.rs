@@ -13,9 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, check_idle};
 use crate::protocol::{Report, SqlState};
-use crate::session::{
-    self, Arrival, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState,
-};
+use crate::session::{self, Arrival, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState};
 use crate::tenant::{Tenant, TenantId, TenantStatus};
 use crate::{pool, session::shutdown};
 

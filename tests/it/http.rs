@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::wire::{failure, query};
-use crate::support::{Child, Wire, cluster, connect, until, world};
+use crate::support::{Child, Tenant, Wire, cluster, connect, until, world};
 
 const ANY_PORT: &str = "[http]\naddress = \"127.0.0.1:0\"\n";
 const GUARDED: &str = "[http]\naddress = \"127.0.0.1:0\"\ntoken = \"open sesame\"\n";
@@ -214,6 +214,13 @@ async fn an_address_in_use_is_a_clear_error() {
     assert!(error.contains(&format!("listen for HTTP on {address}")) && error.contains("in use"), "{error}");
 }
 
+fn login(child: &Child, tenant: &Tenant) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host(child.address.ip().to_string()).port(child.address.port());
+    config.user(tenant.user()).password(&tenant.password).dbname("crm");
+    config
+}
+
 /// The sum of a family's series whose labels contain this.
 fn sum(series: &BTreeMap<String, f64>, family: &str, labels: &str) -> f64 {
     let of_family = |name: &str| name.split('{').next() == Some(family);
@@ -321,7 +328,13 @@ async fn the_health_of_tenants_shows_their_places_pools_and_last_errors() {
     let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'");
     admin.batch_execute(&format!("ALTER ROLE \"{role}\" NOLOGIN; {end}")).await.expect("lock the role out");
     until("an error that tells why", async || {
-        assert!(!client.query("SELECT 1").await.is_empty());
+        // Whichever of the two fails, it is for want of a server connection.
+        if let Ok(client) = connect(&login(&child, &tenant)).await
+            && client.simple_query("SELECT 1").await.is_ok()
+        {
+            // The old connection was not ended yet.
+            return false;
+        }
         let error = &health().await["tenants"][0]["places"][0]["pools"][0]["last_error"];
         error["message"].as_str().is_some_and(|text| text.contains("not permitted to log in"))
     })
@@ -335,17 +348,39 @@ async fn the_health_of_tenants_shows_their_places_pools_and_last_errors() {
     assert!(child.stop().await.success());
 }
 
+#[test]
+fn dashboard_and_alerts_name_metrics_that_there_are() {
+    let dashboard = include_str!("../../packaging/grafana-dashboard.json");
+    let parsed: serde_json::Value = serde_json::from_str(dashboard).expect("JSON");
+    assert_eq!(parsed["uid"], "pgtenant");
+    let declared = include_str!("../../src/metrics.rs");
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = 0;
+    for text in [dashboard, include_str!("../../packaging/prometheus-alerts.yml")] {
+        for name in text.split(|c| !is_part(c)).filter(|word| word.starts_with("pgtenant_")) {
+            let name = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(declared.contains(&format!("\"{name}\"")), "{name} is declared nowhere");
+            found += 1;
+        }
+    }
+    assert!(found > 30, "only {found} names");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_logins_are_counted_by_kind() {
     let world = world().await;
     let tenant = world.tenant_of("counted", &["crm"]).await;
     let child = Child::serve(world, ANY_PORT).await;
-    let mut config = tokio_postgres::Config::new();
-    config.host(child.address.ip().to_string()).port(child.address.port());
-    config.user(tenant.user()).password("wrong").dbname("crm");
+    let mut config = login(&child, &tenant);
+    config.password("wrong");
     assert!(connect(&config).await.is_err());
     let series = metrics(&child).await;
     assert_eq!(series.get("pgtenant_login_failures_total{kind=\"password\"}"), Some(&1.0), "{series:?}");
     assert_eq!(sum(&series, "pgtenant_errors_total", "source=\"pgtenant\",class=\"28\""), 1.0);
+    config.user("app@nobody");
+    assert!(connect(&config).await.is_err());
+    let series = metrics(&child).await;
+    assert_eq!(series.get("pgtenant_login_failures_total{kind=\"unknown_tenant\"}"), Some(&1.0), "{series:?}");
+    assert_eq!(sum(&series, "pgtenant_login_failures_total", ""), 2.0, "each failure is of one kind");
     assert!(child.stop().await.success());
 }
