@@ -9,8 +9,10 @@ use super::tokens::{Token, Tokens, word_at};
 pub struct Parameters {
     /// Each parameter that is named, in order.
     pub touched: Vec<Touch>,
-    /// `RESET ALL`.
-    pub resets_all: bool,
+    /// `RESET ALL` or `DISCARD ALL`, the last of them behind so many of those.
+    pub resets_all: Option<usize>,
+    /// `DISCARD ALL` or `DEALLOCATE ALL`: prepared statements go.
+    pub forgets_statements: bool,
     /// Something is set that cannot be told.
     pub is_opaque: bool,
 }
@@ -47,6 +49,7 @@ pub fn parameters_of(text: &[u8]) -> Parameters {
         match statement.split_first() {
             Some((Token::Word(word), rest)) if word == "set" => found.set(rest),
             Some((Token::Word(word), rest)) if word == "reset" => found.reset(rest),
+            Some((Token::Word(word), _)) if word == "discard" || word == "deallocate" => found.discard(statement),
             _ => found.calls(statement),
         }
     }
@@ -61,7 +64,11 @@ impl Parameters {
             // These are the transaction's.
             "transaction_isolation" | "transaction_read_only" | "transaction_deferrable" => {}
             // It cannot be read; who a session is cannot be carried.
-            "seed" | "session_authorization" | "" => self.is_opaque = true,
+            "seed" | "" => self.is_opaque = true,
+            "session_authorization" => {
+                self.is_opaque = true;
+                self.touched.push(Touch { name, how });
+            }
             _ if name.len() > NAME_BYTES_MAX || !name.bytes().all(known) => self.is_opaque = true,
             _ => self.touched.push(Touch { name, how }),
         }
@@ -77,7 +84,8 @@ impl Parameters {
                     self.touch(&format!("default_transaction_{what}"), How::Set(None));
                 }
             }
-            ["session", "authorization"] => self.is_opaque = true,
+            ["session", "authorization"] if word_at(tokens, 2) == "default" => self.touch("role", How::Reset),
+            ["session", "authorization"] => self.touch("session_authorization", How::Set(None)),
             ["session", _] => self.assignment(&tokens[1..], How::Set),
             ["local", _] => self.assignment(&tokens[1..], How::Local),
             _ => self.assignment(tokens, How::Set),
@@ -110,15 +118,26 @@ impl Parameters {
     /// The tokens after `RESET`.
     fn reset(&mut self, tokens: &[Token]) {
         match [word_at(tokens, 0), word_at(tokens, 1)] {
-            ["all", ""] => self.resets_all = true,
+            ["all", ""] => self.resets_all = Some(self.touched.len()),
             ["time", "zone"] => self.touch("timezone", How::Reset),
-            ["transaction", "isolation"] | ["session", "authorization"] => {}
+            ["transaction", "isolation"] => {}
+            // The role goes with it.
+            ["session", "authorization"] => self.touch("role", How::Reset),
             _ => match name(tokens) {
                 Some((name, [])) => self.touch(&name, How::Reset),
                 // Not a statement at all.
                 _ => self.is_opaque = true,
             },
         }
+    }
+
+    /// `DISCARD …` and `DEALLOCATE …`.
+    fn discard(&mut self, statement: &[Token]) {
+        let words = [word_at(statement, 0), word_at(statement, 1), word_at(statement, 2)];
+        if words[0] == "discard" && words[1] == "all" {
+            self.resets_all = Some(self.touched.len());
+        }
+        self.forgets_statements |= words[1] == "all" || words[1..] == ["prepare", "all"];
     }
 
     /// `set_config` anywhere in a statement.
@@ -251,7 +270,7 @@ mod tests {
                 How::Reset => format!("{}!", touch.name),
             })
             .collect();
-        short.extend(found.resets_all.then(|| "*".to_owned()));
+        short.extend(found.resets_all.map(|_| "*".to_owned()));
         short.extend(found.is_opaque.then(|| "?".to_owned()));
         short.join(" ")
     }
@@ -280,6 +299,9 @@ mod tests {
             ("SET TRANSACTION READ ONLY; SET CONSTRAINTS ALL DEFERRED", ""),
             ("RESET ALL", "*"),
             ("RESET a.b; RESET TIME ZONE; RESET ROLE", "a.b! timezone! role!"),
+            ("SET SESSION AUTHORIZATION DEFAULT; RESET SESSION AUTHORIZATION", "role! role!"),
+            ("DISCARD ALL", "*"),
+            ("DISCARD TEMP; DEALLOCATE a", ""),
             ("SELECT set_config('a.b', $1, false)", "a.b=?"),
             ("SELECT pg_catalog.set_config('a.B'::text, f(1, 2), true), set_config('c', $$d$$, false)", "a.b~? c=d"),
             ("SELECT set_config($1, $2, true)", ""),
@@ -287,6 +309,19 @@ mod tests {
         ] {
             assert_eq!(of(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn where_everything_is_reset_and_whether_statements_go_is_told() {
+        let of = |text: &str| {
+            let found = parameters_of(text.as_bytes());
+            (found.resets_all, found.forgets_statements)
+        };
+        assert_eq!(of("SET a = 1; RESET ALL; SET b = 2"), (Some(1), false));
+        assert_eq!(of("discard all"), (Some(0), true));
+        assert_eq!(of("DEALLOCATE ALL"), (None, true));
+        assert_eq!(of("DEALLOCATE PREPARE ALL"), (None, true));
+        assert_eq!(of("DEALLOCATE a; DISCARD PLANS"), (None, false));
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl Arrival {
                 let mut relay = Box::new(Relay {
                     client,
                     link,
+                    restless: None,
                     up: Up::default(),
                     down: Down::default(),
                     pending: Pending::default(),
@@ -169,7 +170,7 @@ impl Ticket {
 
     /// A server connection with this session's context, waited for; the placement's schema is known to exist.
     async fn first_server(&self, place: &Place) -> Result<Checkout<Servers>, Refusal> {
-        let mut server = place.pool.checkout(place.want.clone()).await.map_err(|failure| self.no_server(failure))?;
+        let mut server = place.server(None, self.id).await.map_err(|failure| self.no_server(failure))?;
         server.last_session = self.id;
         let unreachable = |error| {
             tracing::warn!(%error, tenant = %self.tenant.slug, "server connection failed while a session began");

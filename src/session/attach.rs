@@ -19,6 +19,13 @@ use crate::protocol::{Effects, Report, Severity, path};
 /// No session has this number: nobody's.
 pub(super) const NO_SESSION: u64 = 0;
 
+/// Who is being asked what keeps a connection.
+#[derive(PartialEq, Eq)]
+enum Asking {
+    Nobody,
+    Server,
+}
+
 /// What interrupts the wait for a server connection.
 enum Waited<T> {
     Done(T),
@@ -29,7 +36,14 @@ enum Waited<T> {
 impl Relay {
     /// Takes a connection if one is free now.
     pub(super) fn attach_at_once(&mut self) -> bool {
+        if self.restless.is_some() {
+            return false;
+        }
         match self.place.pool.try_checkout(&self.place.want) {
+            Some(server) if self.place.calming(&server, self.control.id).is_some() => {
+                self.restless = Some(server);
+                false
+            }
             Some(server) => {
                 self.thread.times().waits.add(Duration::ZERO);
                 self.attach(server);
@@ -45,7 +59,7 @@ impl Relay {
         self.control.set_doing(Doing::Waiting, self.thread.now());
         let waits_since = std::time::Instant::now();
         let waited = {
-            let mut checkout = pin!(self.place.pool.checkout(self.place.want.clone()));
+            let mut checkout = pin!(self.place.server(self.restless.take(), self.control.id));
             std::future::poll_fn(|cx| {
                 self.control.listen(cx.waker());
                 if self.control.take_cancel() {
@@ -163,45 +177,60 @@ impl Relay {
         // anything of pgtenant's nor another client's bytes may land inside it.
         let sending = self.up.rest > 0 || self.up.window.has_ready() || !self.up.prefix.is_empty();
         self.control.set_doing(if idle { Doing::Idle } else { Doing::IdleInTransaction }, self.thread.now());
-        link.reassert |= self.state.take_resets_asserted();
-        if link.reassert && link.status != b'E' && !sending {
-            link.reassert = false;
-            if let Some(needed) = self.place.assertion.again() {
-                link.server.asserted = Asserted::Unknown;
-                link.swallow = needed.ready_count;
-                self.up.prefix = needed.bytes;
-                return;
-            }
-        }
+        let receiving = self.down.rest > 0 || self.down.window.has_held();
+        let stays = !idle || self.place.session_mode || sending || receiving;
         if idle {
             link.server.prepared.batch_begins();
         }
-        let receiving = self.down.rest > 0 || self.down.window.has_held();
-        if !idle || self.place.session_mode || sending || receiving {
+        // What the client itself has set comes first: the rest of what it took away is pgtenant's to give again.
+        if !stays && !self.state.is_clean() && self.state.is_worth_asking() && self.settle_state() == Asking::Server {
             return;
         }
-        if self.state.is_clean() || self.state.is_worth_asking() && self.settle_state() {
+        if idle {
+            self.state.transaction_over();
+        }
+        if !sending && self.give_again() || stays {
+            return;
+        }
+        if self.state.is_clean() {
             self.release();
-        } else if self.link.as_ref().is_some_and(|link| link.swallow == 0) {
+        } else {
             self.count_pin();
         }
     }
 
-    /// Finds out whether anything keeps the connection; false if something does, or the server is asked first.
-    fn settle_state(&mut self) -> bool {
+    /// Sets again what pgtenant gives with every connection and the client took away; whether something has to be sent.
+    fn give_again(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
+        if self.state.taken_away().is_empty() || link.status == b'E' {
+            return false;
+        }
+        let taken_away = self.state.take_taken_away();
+        let is_known = link.status == b'I' && self.state.settings.is_settled();
+        let Some(needed) = self.place.assertion.again(&taken_away, is_known) else { return false };
+        link.server.asserted = Asserted::Unknown;
+        link.swallow = needed.ready_count;
+        self.up.prefix = needed.bytes;
+        // A simple query ends it.
+        link.server.unnamed_owner = NO_SESSION;
+        true
+    }
+
+    /// Finds out what keeps the connection, of the server if need be.
+    fn settle_state(&mut self) -> Asking {
+        let Some(link) = &mut self.link else { return Asking::Nobody };
         let inquiry = Inquiry::new(self.state.settings.unknown(&link.server.parameters), self.state.effects());
         self.state.asks();
         if inquiry.is_empty() {
             self.settled(&inquiry);
-            return self.state.is_clean();
+            return Asking::Nobody;
         }
         self.up.prefix = inquiry.message();
         // A simple query ends it.
         link.server.unnamed_owner = NO_SESSION;
         link.inquiry = Some(Box::new(inquiry));
         link.swallow = 1;
-        false
+        Asking::Server
     }
 
     /// What was asked is known: what the client carries from now on, and what still keeps its connection.
@@ -224,7 +253,7 @@ impl Relay {
         if leads_away {
             self.state.settings.drop("search_path");
             error::path_restored(&self.control.tenant.slug).encode(&mut self.down.own);
-            link.reassert = true;
+            self.state.lost("search_path");
         }
         if leads_away || settled == Settled::Changed {
             self.place.carry(self.state.settings.carried());
@@ -247,7 +276,7 @@ impl Relay {
         let Some(mut link) = self.link.take() else { return };
         self.control.server_pid.set(0);
         self.control.pinned_by.set(Effects::NONE);
-        if link.reassert {
+        if !self.state.take_taken_away().is_empty() {
             // A RESET took away what was set at the hand-over, and there was no time to set it again.
             link.server.asserted = Asserted::Unknown;
         }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 
+use super::state::Given;
 use crate::backend::{Asserted, Context};
 use crate::protocol::{HEADER_BYTES, header};
 use crate::tenant::{quote_ident, quote_literal};
@@ -13,6 +14,12 @@ use crate::tenant::{quote_ident, quote_literal};
 /// are nobody's secret; statements that pgtenant itself keeps there go too, since pg_prepared_statements shows their texts.
 const FORGET: &str = "RESET ALL;RESET ROLE;DISCARD TEMP;DISCARD SEQUENCES;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL;\
                       SELECT pg_catalog.pg_advisory_unlock_all()";
+
+/// The same where all clients are one tenant's.
+const NEUTRAL: &str = "RESET ALL;RESET ROLE";
+
+/// Shorter time-outs can break what is sent at a hand-over, on a busy machine.
+const TIMEOUT_MS_MIN: u64 = 1000;
 
 /// What has to be sent in front of a session's messages.
 pub(crate) struct Needed {
@@ -32,8 +39,6 @@ pub(crate) struct Assertion {
     base: Rc<Context>,
     /// Sets every part of the context.
     set: BytesMut,
-    /// Sets what pgtenant itself gives.
-    set_base: BytesMut,
     /// Takes away whatever another tenant's session left. A message of its own in front of `set`: should one of the two be
     /// cancelled by somebody's late signal, the other still keeps this client out of the other tenant's place.
     neutral: BytesMut,
@@ -45,8 +50,8 @@ impl Assertion {
     pub(crate) fn new(context: Context, shared: bool) -> Self {
         let context = Rc::new(context);
         let set = message(&statements(&context.settings, context.role.as_deref()));
-        let neutral = query(if shared { FORGET } else { "RESET ALL;RESET ROLE" });
-        Self { base: Rc::clone(&context), context, set_base: set.clone(), set, neutral, shared }
+        let neutral = query(if shared { FORGET } else { NEUTRAL });
+        Self { base: Rc::clone(&context), context, set, neutral, shared }
     }
 
     /// The same with what the client carries, which wins over what pgtenant gives.
@@ -63,7 +68,6 @@ impl Assertion {
             context: Rc::new(Context { settings, ..Context::clone(&self.base) }),
             base: Rc::clone(&self.base),
             set: message(&all),
-            set_base: self.set_base.clone(),
             neutral: self.neutral.clone(),
             shared: self.shared,
         }
@@ -92,11 +96,6 @@ impl Assertion {
         }
     }
 
-    /// Whether a parameter, named as the server reports it, is given by pgtenant.
-    pub(crate) fn gives(&self, name: &[u8]) -> bool {
-        self.base.settings.iter().any(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
-    }
-
     /// The messages as text, for a connection on which nothing else is under way.
     pub(crate) fn statements(needed: &Needed) -> Vec<String> {
         let mut rest = &needed.bytes[..];
@@ -118,9 +117,38 @@ impl Assertion {
             && names(old) == names(&self.context)
     }
 
-    /// The messages that give again what pgtenant gives, after the client itself reset it.
-    pub(crate) fn again(&self) -> Option<Needed> {
-        needed(&self.set_base)
+    /// The message that gives again what a client took away of what pgtenant gives, but not what the client has set itself
+    /// since; that too while it is not known.
+    pub(super) fn again(&self, given: &Given, is_known: bool) -> Option<Needed> {
+        let mut settings = self.base.settings.clone();
+        settings.retain(|set| given.has(&set.0) && (!is_known || self.context.settings.contains(set)));
+        needed(&message(&statements(&settings, self.base.role.as_deref().filter(|_| given.all))))
+    }
+
+    /// The statements that make a connection in this state nobody's, one after the other, if a short time-out that was set
+    /// there could break them: then nothing else may be on its way before they have succeeded.
+    pub(super) fn calming(&self, asserted: &Asserted, same_session: bool) -> Option<[String; 2]> {
+        let Asserted::Is(old) = asserted else { return None };
+        let is_short = |(name, value): &(String, String)| {
+            matches!(name.to_ascii_lowercase().as_str(), "statement_timeout" | "transaction_timeout") && is_short(value)
+        };
+        let stays = **old == *self.context && (same_session || !self.shared);
+        if stays || !old.settings.iter().any(is_short) {
+            return None;
+        }
+        let neutral = if self.shared { FORGET } else { NEUTRAL };
+        Some(["SET statement_timeout = 0".to_owned(), neutral.to_owned()])
+    }
+}
+
+/// Whether a time-out is shorter than a second, as the server or a client writes it: without a unit it is milliseconds.
+fn is_short(timeout: &str) -> bool {
+    let digits = timeout.trim().bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = timeout.trim().split_at(digits);
+    let number = number.parse().unwrap_or(u64::MAX);
+    match unit.trim() {
+        "" | "ms" => (1..TIMEOUT_MS_MIN).contains(&number),
+        unit => unit.starts_with(['u', '.', 'e']),
     }
 }
 
@@ -165,4 +193,28 @@ pub(super) fn query(text: &str) -> BytesMut {
     out.extend_from_slice(text.as_bytes());
     out.put_u8(0);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assertion(timeout: &str) -> Assertion {
+        let settings = vec![("statement_timeout".to_owned(), timeout.to_owned())];
+        Assertion::new(Context { tenant: None, settings, role: None }, true)
+    }
+
+    #[test]
+    fn a_connection_with_a_short_time_out_is_calmed_before_others_use_it() {
+        let next = assertion("5s");
+        for (timeout, is_short) in
+            [("1", true), ("1ms", true), ("999 ms", true), ("0", false), ("1s", false), ("1000", false)]
+        {
+            let old = assertion(timeout);
+            let asserted = Asserted::Is(Rc::clone(&old.context));
+            assert_eq!(next.calming(&asserted, false).is_some(), is_short, "{timeout}");
+            assert!(old.calming(&asserted, true).is_none(), "it goes on with its own");
+            assert_eq!(old.calming(&asserted, false).is_some(), is_short, "{timeout}");
+        }
+    }
 }

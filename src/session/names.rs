@@ -19,6 +19,8 @@ const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A statement, whoever prepares it.
 pub(crate) struct Statement {
     pub(super) id: StatementId,
+    /// Whose it is: who reads it otherwise has another one of the same text.
+    pub(super) scope: u64,
     /// Parse without the name: text and parameter types.
     pub(super) body: Box<[u8]>,
     /// What it may leave behind whenever it is executed.
@@ -55,7 +57,7 @@ impl Statements {
         self.last = self.last.checked_add(1).unwrap_or(1);
         let text = cstring(body).map_or(body, |(text, _)| text);
         let left = Left::of(effects_of(text), text);
-        let statement = Rc::new(Statement { id: self.last, body: body.into(), left });
+        let statement = Rc::new(Statement { id: self.last, scope, body: body.into(), left });
         self.known.insert(key, Rc::clone(&statement));
         statement
     }
@@ -97,6 +99,13 @@ impl Names {
         self.bytes += statement.body.len();
         let old = self.known.insert(name, statement);
         self.bytes -= old.map_or(0, |old| old.body.len());
+    }
+
+    /// The client's name stands for the same text in another scope now.
+    pub(super) fn read_anew(&mut self, name: &[u8], statement: &Rc<Statement>) {
+        if let Some(known) = self.known.get_mut(name) {
+            *known = Rc::clone(statement);
+        }
     }
 
     pub(super) fn take(&mut self, name: &[u8]) -> Option<(Box<[u8]>, Rc<Statement>)> {

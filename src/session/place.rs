@@ -1,12 +1,17 @@
 //! From a ticket to a place: which pool, which settings at start-up, which context at every hand-over.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use super::attach::NO_SESSION;
 use super::context::Assertion;
-use super::state::{Rules, SharedRules};
+use super::state::{Rules, SharedRules, is_read_by};
 use super::ticket::{Begin, Ticket};
-use crate::backend::{Context, Credential, PoolKey, ServerAddress, ServerPool, Servers, Want, digest};
-use crate::pool::{self, Limits, Pinning};
+use crate::backend::{
+    Asserted, ConnectError, Context, Credential, PoolKey, QueryError, ServerAddress, ServerPool, Servers, Want, digest,
+    simple,
+};
+use crate::pool::{self, Checkout, CheckoutError, Limits, Pinning};
 use crate::protocol::Report;
 use crate::tenant::{Isolation, Placement, PoolMode, Pooling, quote_ident};
 
@@ -14,6 +19,9 @@ use crate::tenant::{Isolation, Placement, PoolMode, Pooling, quote_ident};
 const TENANT_PARAMETER: &str = "pgtenant.tenant_id";
 /// Sees nothing but PostgreSQL's own: where a shared connection returns to when it is reset.
 const NEUTRAL_PATH: &str = "pg_catalog, pg_temp";
+
+/// How long one statement may take that makes a connection nobody's.
+const CALM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a session's server connections come from, and how they are used.
 pub(crate) struct Place {
@@ -39,14 +47,64 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// What must be done on a connection before anything of this session's may be sent there, where it is in doubt.
+    pub(super) fn calming(&self, server: &Checkout<Servers>, session: u64) -> Option<[String; 2]> {
+        self.assertion.calming(&server.asserted, server.last_session == session)
+    }
+
+    /// A connection, this one or the next that is free, on which the context can be asserted in one write with the client's bytes.
+    pub(super) async fn server(
+        &self,
+        mut found: Option<Checkout<Servers>>,
+        session: u64,
+    ) -> Result<Checkout<Servers>, CheckoutError<ConnectError>> {
+        loop {
+            let mut server = match found.take() {
+                Some(server) => server,
+                None => self.pool.checkout(self.want.clone()).await?,
+            };
+            let Some(statements) = self.calming(&server, session) else { return Ok(server) };
+            match calm(&mut server, &statements).await {
+                Ok(()) => {
+                    if self.shared {
+                        server.prepared.clear();
+                    }
+                    return Ok(server);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "server connection could not be made ready for another client; closed")
+                }
+            }
+        }
+    }
+
     /// The client carries these settings from now on.
     pub(super) fn carry(&mut self, carried: &[(String, String)]) {
         self.assertion = self.assertion.carrying(carried);
-        // The same text may mean other tables elsewhere.
-        let path = carried.iter().find(|(name, _)| name == "search_path");
-        self.statement_scope = path.map_or(self.base_scope, |(_, path)| digest(&(self.base_scope, path)));
+        let reading = reading(carried);
+        self.statement_scope = if reading.is_empty() { self.base_scope } else { digest(&(self.base_scope, reading)) };
         self.want = Rc::new(Want { affinity: affinity(&self.assertion.context), ..Want::clone(&self.want) });
     }
+}
+
+/// Makes a connection nobody's.
+async fn calm(server: &mut Checkout<Servers>, statements: &[String]) -> Result<(), QueryError> {
+    server.asserted = Asserted::Unknown;
+    server.unnamed_owner = NO_SESSION;
+    for statement in statements {
+        let outcome = simple(&mut server.stream, statement, CALM_TIMEOUT).await?;
+        server.note_parameters(outcome.parameters);
+    }
+    server.asserted = Asserted::Fresh;
+    Ok(())
+}
+
+/// Those settings on which depends what a text means: the same text may be about other tables, dates and letters elsewhere.
+fn reading(settings: &[(String, String)]) -> Vec<(String, &str)> {
+    let named = settings.iter().filter(|(name, _)| is_read_by(name));
+    let mut reading: Vec<_> = named.map(|(name, value)| (name.to_ascii_lowercase(), value.as_str())).collect();
+    reading.sort_unstable();
+    reading
 }
 
 /// Connections with this context are preferred.
@@ -72,6 +130,7 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
     let rules = Rules {
         session_mode,
         refuses_pins: begin.pool.pinning == Pinning::Refuse,
+        asserted: context.settings.iter().map(|(name, _)| name.to_ascii_lowercase()).collect(),
         shared: shared.then(|| shared_rules(placement, &context)),
     };
     let key = PoolKey {
@@ -88,8 +147,8 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
     pool.manager().set_credential(ticket.credential.clone());
     let require_schema = if shared { None } else { placement.schema.clone() };
     let want = Want { class, affinity, startup, require_schema };
+    let statement_scope = digest(&(pool_id, ticket.tenant.id, class, reading(&context.settings)));
     let assertion = Assertion::new(context, shared);
-    let statement_scope = digest(&(pool_id, ticket.tenant.id, class));
     let prepared_max = begin.pool.max_prepared_statements;
     Ok(Place {
         pool_id,
@@ -113,11 +172,7 @@ fn shared_rules(placement: &Placement, context: &Context) -> SharedRules {
     let whose = ["role", "session_authorization"].map(str::to_owned);
     let whose = whose.into_iter().filter(|_| context.role.is_some());
     let tenant = placement.tenant_parameter.iter().map(|name| name.to_ascii_lowercase());
-    SharedRules {
-        schemas: common.into_iter().chain(own).collect(),
-        parameters: whose.chain(tenant).collect(),
-        asserted: context.settings.iter().map(|(name, _)| name.to_ascii_lowercase()).collect(),
-    }
+    SharedRules { schemas: common.into_iter().chain(own).collect(), parameters: whose.chain(tenant).collect() }
 }
 
 /// Finds a session's pool, at its beginning and when the pool it had was evicted.

@@ -81,13 +81,18 @@ impl Relay {
         }
         let frame = Frame { kind: head.kind, at, rest: head.frame_bytes - there };
         let body = &self.up.window.unscanned()[HEADER_BYTES..there];
-        let parsed = match known {
-            None if is_parse => {
-                let mut statements = self.thread.statements.borrow_mut();
-                Some(statements.statement(self.place.statement_scope, &body[frame.at.end + 1..]))
+        let scope = self.place.statement_scope;
+        let scoped = |body: &[u8]| self.thread.statements.borrow_mut().statement(scope, body);
+        let parsed = (is_parse && known.is_none()).then(|| scoped(&body[frame.at.end + 1..]));
+        let known = known.map(|known| {
+            if known.scope == scope {
+                return known;
             }
-            _ => None,
-        };
+            // The client has set something since by which the text is read.
+            let anew = scoped(&known.body);
+            self.names.read_anew(&body[frame.at.clone()], &anew);
+            anew
+        });
         if let Some(refusal) = parsed.as_ref().and_then(|statement| self.state.refuses(statement.left.as_deref())) {
             return Carried::Refused(refusal);
         }
@@ -103,6 +108,8 @@ impl Relay {
             pending: &mut self.pending,
             out: BytesMut::new(),
             set_max: self.place.prepared_max as usize,
+            reads_otherwise: self.state.reads_otherwise(),
+            is_failed: link.status == b'E',
         };
         match (head.kind, known.or_else(|| parsed.clone())) {
             (b'P', Some(statement)) if parsed.is_some() => exchange.parse(&frame, body, &statement, &mut self.names),
@@ -181,6 +188,10 @@ struct Exchange<'a> {
     pending: &'a mut Pending,
     out: BytesMut,
     set_max: usize,
+    /// Texts may mean something else now than the statements' scope says.
+    reads_otherwise: bool,
+    /// The transaction has failed.
+    is_failed: bool,
 }
 
 impl Exchange<'_> {
@@ -188,15 +199,24 @@ impl Exchange<'_> {
     fn parse(&mut self, frame: &Frame, body: &[u8], statement: &Rc<Statement>, names: &mut Names) {
         names.parsed(body[frame.at.clone()].into(), Rc::clone(statement));
         let preparation = self.set.use_statement(statement.id);
-        if preparation == Preparation::There {
+        // In a failed transaction the server has its own answer.
+        if preparation == Preparation::There && !self.reads_otherwise && !self.is_failed {
             return self.pending.sent(Owed::Parse(Answer::Own, statement.id));
         }
-        if preparation == Preparation::Again {
+        if preparation != Preparation::Parse {
             self.close_hidden(statement.id);
         }
         self.give_up_surplus();
         self.renamed(frame, body, statement.id);
         self.pending.sent(Owed::Parse(Answer::Server, statement.id));
+        self.distrust(statement.id);
+    }
+
+    /// What is parsed in the midst of changes is nothing for others, nor for later.
+    fn distrust(&mut self, id: StatementId) {
+        if self.reads_otherwise {
+            self.set.doubt(id);
+        }
     }
 
     /// Close: the client's name goes, the statement stays for others.
@@ -216,6 +236,7 @@ impl Exchange<'_> {
             let name = self.statements.name(statement.id);
             put_message(&mut self.out, b'P', &[name.as_bytes(), b"\0", &statement.body], 0);
             self.pending.sent(Owed::Parse(Answer::Hidden, statement.id));
+            self.distrust(statement.id);
         }
         self.renamed(frame, body, statement.id);
         self.pending.sent(match frame.kind {

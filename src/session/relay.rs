@@ -35,8 +35,6 @@ pub(super) struct Link {
     pub(super) clean: bool,
     /// ReadyForQuery messages still to come for what the session itself asked; nothing is shown to the client until then.
     pub(super) swallow: u32,
-    /// The client reset everything: the context must be asserted before anything else is sent.
-    pub(super) reassert: bool,
     /// What is hidden is the answer to this.
     pub(super) inquiry: Option<Box<Inquiry>>,
     /// Cancel requests on their way to this connection.
@@ -52,17 +50,7 @@ impl Link {
     pub(super) fn new(server: Checkout<Servers>) -> Self {
         let unnamed_answered = server.unnamed_owner;
         let cancels = Rc::default();
-        Self {
-            server,
-            status: b'I',
-            clean: true,
-            swallow: 0,
-            reassert: false,
-            inquiry: None,
-            began: None,
-            cancels,
-            unnamed_answered,
-        }
+        Self { server, status: b'I', clean: true, swallow: 0, inquiry: None, began: None, cancels, unnamed_answered }
     }
 }
 
@@ -139,6 +127,8 @@ pub(super) enum Stopped {
     ForServer,
     /// What waits for the server must go first.
     ForRoom,
+    /// What was sent must be answered first: the next message depends on what comes of it.
+    ForAnswers,
 }
 
 /// What is known of the unnamed prepared statement, which another client may have replaced on the server meanwhile.
@@ -218,6 +208,8 @@ pub(super) enum Turn {
 pub(crate) struct Relay {
     pub(super) client: Stream,
     pub(super) link: Option<Link>,
+    /// A connection that must be made ready before anything is sent on it.
+    pub(super) restless: Option<Checkout<Servers>>,
     pub(super) up: Up,
     pub(super) down: Down,
     pub(super) pending: Pending,
@@ -447,6 +439,15 @@ impl Relay {
                 && link.server.stream.poll_flush(cx).is_pending()
             {
                 return Ok(pumped);
+            }
+            if self.up.stopped == Stopped::ForAnswers {
+                let hidden = self.link.as_ref().is_some_and(|link| link.swallow > 0);
+                if (hidden || self.pending.awaits_ready()) && !self.down.ended {
+                    return Ok(pumped);
+                }
+                pumped = Pumped::Moved;
+                self.scan_up()?;
+                continue;
             }
             let full = self.pending.len() > OWED_MAX || self.down.own.len() > OWN_BYTES_MAX;
             if self.up.ended || self.down.ended || full {

@@ -108,7 +108,7 @@ impl Relay {
                 match link.inquiry.take() {
                     Some(inquiry) if inquiry.is_answered() => self.settled(&inquiry),
                     // What the server does not tell keeps the connection with this client.
-                    Some(_) => self.state.settings.unanswered(),
+                    Some(_) => self.state.unanswered(),
                     None => {
                         link.server.asserted = Asserted::Is(Rc::clone(&self.place.assertion.context));
                         link.server.affinity = self.place.want.affinity;
@@ -172,10 +172,11 @@ impl Relay {
                 link.status = body.first().copied().unwrap_or(b'E');
                 link.clean = self.pending.is_empty();
                 self.place.pool.manager().traffic().add(|totals| totals.queries += 1);
+                self.state.answered();
             }
             b'S' => {
                 let changed = parameter_changed(link, body);
-                if link.reassert && changed.is_some_and(|(name, _)| self.place.assertion.gives(name.as_bytes())) {
+                if changed.is_some_and(|(name, _)| self.state.taken_away().has(name)) {
                     // What a RESET takes away of the context is set again.
                     return Fate::Hide;
                 }
@@ -184,9 +185,8 @@ impl Relay {
                 }
             }
             b'C' => match &*body {
-                b"RESET\0" => link.reassert = true,
+                b"RESET\0" => self.state.reset(),
                 b"DISCARD ALL\0" => {
-                    link.reassert = true;
                     link.server.prepared.expire();
                     self.names.clear();
                     self.state.discarded(self.pending.len() <= 1);

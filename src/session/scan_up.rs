@@ -72,6 +72,10 @@ impl Relay {
                             self.refuse(there, refusal)?;
                         } else {
                             self.up.window.pass(there);
+                            if matches!(head.kind, b'Q' | b'S') && whole && self.state.take_stops() {
+                                self.up.stopped = Stopped::ForAnswers;
+                                return Ok(());
+                            }
                         }
                     }
                     Carried::Done => {}
@@ -188,9 +192,9 @@ impl Relay {
         let is_query = frame[0] == b'Q';
         let name =
             if is_query { &[][..] } else { cstring(&frame[HEADER_BYTES..there]).map_or(&[][..], |(name, _)| name) };
-        // Never longer than what it replaces.
-        let room = there - HEADER_BYTES - name.len() - if is_query { 1 } else { 4 };
-        let text = &FAILING[..FAILING.len().min(room)];
+        // No longer than what it replaces, but never empty, which would not fail; a broken message may have less room than that.
+        let room = there.saturating_sub(HEADER_BYTES + name.len() + if is_query { 1 } else { 4 });
+        let text = &FAILING[..room.clamp(1, FAILING.len())];
         let mut message = BytesMut::new();
         if is_query {
             put_message(&mut message, b'Q', &[text, b"\0"], 0);

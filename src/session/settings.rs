@@ -15,6 +15,17 @@ const TOUCHED_MAX: usize = 64;
 const ENCODING: &str = "client_encoding";
 /// It decides what the others may be set to.
 const ROLE: &str = "role";
+/// They are the server's, or say who a session is; some are reported all the same.
+const NEVER_SET: [&str; 6] = [
+    "in_hot_standby",
+    "integer_datetimes",
+    "is_superuser",
+    "server_encoding",
+    "server_version",
+    "session_authorization",
+];
+/// A connection on which temporary tables were used takes no other value.
+const TEMP_BUFFERS: &str = "temp_buffers";
 
 /// A parameter that may have changed.
 struct Touched {
@@ -23,6 +34,8 @@ struct Touched {
     is_set: bool,
     /// Statements reset it.
     is_reset: bool,
+    /// It was reset last, and is given again to whoever resets it.
+    is_given: bool,
 }
 
 /// What came of the server's answers.
@@ -64,18 +77,21 @@ impl Settings {
     }
 
     /// Notes what a statement may change.
-    pub(super) fn touch(&mut self, parameters: &Parameters) {
-        for touch in &parameters.touched {
+    pub(super) fn touch(&mut self, parameters: &Parameters, given: &[String]) {
+        for at in 0..=parameters.touched.len() {
+            if parameters.resets_all == Some(at) {
+                let carried = self.carried.iter().map(|(name, _)| name.clone());
+                let changing = self.touched.iter().chain(&self.asked).map(|touched| touched.name.clone());
+                let names: Vec<_> = carried.chain(changing).collect();
+                // RESET ALL leaves the role as it is.
+                names.iter().filter(|name| *name != ROLE).for_each(|name| self.note(name, false, given.contains(name)));
+            }
+            let Some(touch) = parameters.touched.get(at) else { return };
             match touch.how {
-                How::Set(_) => self.note(&touch.name, true),
-                How::Reset => self.note(&touch.name, false),
+                How::Set(_) => self.note(&touch.name, true, false),
+                How::Reset => self.note(&touch.name, false, given.contains(&touch.name)),
                 How::Local(_) => {}
             }
-        }
-        if parameters.resets_all {
-            let names: Vec<_> = self.carried.iter().map(|(name, _)| name.clone()).collect();
-            // RESET ALL leaves the role as it is.
-            names.iter().filter(|name| *name != ROLE).for_each(|name| self.note(name, false));
         }
     }
 
@@ -83,16 +99,20 @@ impl Settings {
     pub(super) fn reported(&mut self, name: &str) {
         let name = name.to_ascii_lowercase();
         if !self.touched.iter().any(|touched| touched.name == name) {
-            self.note(&name, true);
+            self.note(&name, true, false);
         }
     }
 
-    fn note(&mut self, name: &str, sets: bool) {
+    fn note(&mut self, name: &str, sets: bool, is_given: bool) {
+        if NEVER_SET.contains(&name) {
+            return;
+        }
         if let Some(touched) = self.touched.iter_mut().find(|touched| touched.name == name) {
             touched.is_set |= sets;
             touched.is_reset |= !sets;
+            touched.is_given = is_given;
         } else if self.touched.len() < TOUCHED_MAX {
-            self.touched.push(Touched { name: name.to_owned(), is_set: sets, is_reset: !sets });
+            self.touched.push(Touched { name: name.to_owned(), is_set: sets, is_reset: !sets, is_given });
         } else {
             self.is_overfull = true;
         }
@@ -110,12 +130,13 @@ impl Settings {
 
     /// It gave no answer.
     pub(super) fn unanswered(&mut self) {
-        for touched in std::mem::take(&mut self.asked) {
+        let later = std::mem::replace(&mut self.touched, std::mem::take(&mut self.asked));
+        for touched in later {
             if touched.is_set {
-                self.note(&touched.name, true);
+                self.note(&touched.name, true, touched.is_given);
             }
             if touched.is_reset {
-                self.note(&touched.name, false);
+                self.note(&touched.name, false, touched.is_given);
             }
         }
     }
@@ -149,7 +170,8 @@ impl Settings {
             let old = carried.iter().position(|(name, _)| *name == touched.name);
             let now = value(&touched.name);
             // It was reset, and is not what it was: so it is what it was at the start.
-            let is_start = touched.is_reset && !touched.is_set && now.as_ref() != old.map(|old| &carried[old].1);
+            let ends_reset = touched.is_reset && (!touched.is_set || touched.is_given);
+            let is_start = ends_reset && now.as_ref() != old.map(|old| &carried[old].1);
             match (old, now) {
                 (Some(old), None) => _ = carried.remove(old),
                 (Some(old), Some(_)) if is_start => _ = carried.remove(old),
@@ -174,7 +196,8 @@ fn can_be_carried(carried: &[(String, String)]) -> bool {
     let bytes: usize = carried.iter().map(|(name, value)| name.len() + value.len()).sum();
     let has_encoding = carried.iter().any(|(name, _)| name == ENCODING);
     let is_ascii = carried.iter().all(|(_, value)| value.is_ascii());
-    carried.len() <= CARRIED_MAX && bytes <= CARRIED_BYTES_MAX && (is_ascii || !has_encoding)
+    let fits_all = carried.iter().all(|(name, _)| name != TEMP_BUFFERS);
+    fits_all && carried.len() <= CARRIED_MAX && bytes <= CARRIED_BYTES_MAX && (is_ascii || !has_encoding)
 }
 
 #[cfg(test)]
@@ -184,7 +207,7 @@ mod tests {
 
     /// Runs statements, then settles with these values.
     fn after(settings: &mut Settings, statements: &str, values: &[(&str, &str)]) -> Settled {
-        settings.touch(&parameters_of(statements.as_bytes()));
+        settings.touch(&parameters_of(statements.as_bytes()), &["given".to_owned()]);
         let value = |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         settings.ask();
         settings.settle(value)
@@ -222,22 +245,51 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_again_after_a_reset_is_not_the_clients_own() {
+        let mut settings = Settings::default();
+        for text in ["SET given = 1; RESET given", "SET given = 1; RESET ALL", "RESET ALL; SET given = 1; RESET given"]
+        {
+            after(&mut settings, text, &[("given", "neutral")]);
+            assert_eq!(shown(&settings), "", "{text}");
+        }
+        after(&mut settings, "RESET ALL; SET given = 1", &[("given", "1")]);
+        assert_eq!(shown(&settings), "given=1");
+        after(&mut settings, "RESET given", &[("given", "1")]);
+        assert_eq!(shown(&settings), "given=1", "rolled back");
+    }
+
+    #[test]
+    fn what_no_connection_can_be_set_to_is_not_carried() {
+        let mut settings = Settings::default();
+        settings.reported("in_hot_standby");
+        settings.reported("is_superuser");
+        assert!(settings.is_settled());
+        assert_eq!(after(&mut settings, "SET temp_buffers = 200", &[("temp_buffers", "1600kB")]), Settled::Uncarriable);
+    }
+
+    #[test]
     fn what_is_touched_while_the_server_is_asked_is_asked_about_later() {
         let mut settings = Settings::default();
-        settings.touch(&parameters_of(b"SET a.b = 1"));
+        settings.touch(&parameters_of(b"SET a.b = 1"), &[]);
         settings.ask();
-        settings.touch(&parameters_of(b"SET a.b = 2"));
+        settings.touch(&parameters_of(b"SET a.b = 2"), &[]);
         settings.settle(|_| Some("1".to_owned()));
         assert!(!settings.is_settled());
         settings.ask();
         settings.unanswered();
         assert_eq!(settings.unknown(&[]).collect::<Vec<_>>(), ["a.b"]);
+        settings.ask();
+        settings.touch(&parameters_of(b"RESET ALL"), &[]);
+        settings.settle(|_| Some("2".to_owned()));
+        assert_eq!(shown(&settings), "a.b=2");
+        assert_eq!(after(&mut settings, "", &[("a.b", "")]), Settled::Changed, "RESET ALL took it away");
+        assert_eq!(shown(&settings), "");
     }
 
     #[test]
     fn what_is_known_by_report_is_not_asked() {
         let mut settings = Settings::default();
-        settings.touch(&parameters_of(b"SET timezone = 'UTC'; SET a.b = 1"));
+        settings.touch(&parameters_of(b"SET timezone = 'UTC'; SET a.b = 1"), &[]);
         settings.reported("TimeZone");
         let reported = [("TimeZone".to_owned(), "UTC".to_owned())];
         assert_eq!(settings.unknown(&reported).collect::<Vec<_>>(), ["a.b"]);

@@ -14,6 +14,8 @@ pub(super) struct Left {
     effects: Effects,
     parameters: Parameters,
     drops_itself: bool,
+    /// Too long to be read closely.
+    is_long: bool,
 }
 
 impl Left {
@@ -25,7 +27,7 @@ impl Left {
     #[cold]
     fn read(found: Effects, text: &[u8]) -> Option<Box<Self>> {
         let mut left = Self { effects: found, ..Self::default() };
-        if found.has(Effects::PARAMETER) || found.has(Effects::LOCAL_PARAMETER) {
+        if [Effects::PARAMETER, Effects::LOCAL_PARAMETER, Effects::RELEASE].iter().any(|effect| found.has(*effect)) {
             left.parameters = parameters_of(text);
             left.effects.remove(Effects::PARAMETER);
             left.effects.remove(Effects::LOCAL_PARAMETER);
@@ -33,9 +35,15 @@ impl Left {
                 left.effects.insert(Effects::OPAQUE_PARAMETER);
             }
             let lasts = |how: &How| !matches!(how, How::Local(_));
-            if left.parameters.resets_all || left.parameters.touched.iter().any(|touch| lasts(&touch.how)) {
+            if left.parameters.resets_all.is_some() || left.parameters.touched.iter().any(|touch| lasts(&touch.how)) {
                 left.effects.insert(Effects::PARAMETER);
             }
+        }
+        if left.effects.has(Effects::PREPARE)
+            && !left.effects.without(Effects::PREPARE).without(Effects::RELEASE).is_empty()
+        {
+            // Whenever it is executed it may do the same again, and no text will say so.
+            left.effects.insert(Effects::OPAQUE_PARAMETER);
         }
         left.drops_itself = found.has(Effects::TEMPORARY)
             && text.windows(ON_COMMIT_DROP.len()).any(|part| part.eq_ignore_ascii_case(ON_COMMIT_DROP));
@@ -46,11 +54,11 @@ impl Left {
     /// Of a text too long to be read closely.
     pub(super) fn of_long(found: Effects) -> Option<Box<Self>> {
         let mut effects = found.without(Effects::LOCAL_PARAMETER);
-        if effects.has(Effects::PARAMETER) {
+        if effects.has(Effects::PARAMETER) || effects.has(Effects::PREPARE) {
             effects.remove(Effects::PARAMETER);
             effects.insert(Effects::OPAQUE_PARAMETER);
         }
-        (!effects.is_empty()).then(|| Box::new(Self { effects, ..Self::default() }))
+        (!effects.is_empty()).then(|| Box::new(Self { effects, is_long: true, ..Self::default() }))
     }
 }
 
@@ -61,6 +69,8 @@ pub(crate) struct Rules {
     pub(super) session_mode: bool,
     /// What would keep a connection is refused.
     pub(super) refuses_pins: bool,
+    /// Parameters that are set at every hand-over, and again when the client resets them.
+    pub(super) asserted: Vec<String>,
     /// On a connection that serves other tenants, too.
     pub(super) shared: Option<SharedRules>,
 }
@@ -72,8 +82,6 @@ pub(crate) struct SharedRules {
     pub(super) schemas: Vec<String>,
     /// Parameters that say whose the connection is.
     pub(super) parameters: Vec<String>,
-    /// Parameters that are set at every hand-over, and again when the client resets them.
-    pub(super) asserted: Vec<String>,
 }
 
 impl SharedRules {
@@ -95,14 +103,42 @@ pub(super) struct State {
     is_in_doubt: bool,
     /// What came since then.
     noted: Effects,
-    /// It reset something that is part of what it gets with every connection.
-    resets_asserted: bool,
+    /// The server was asked and gave no answer.
+    is_unanswered: bool,
+    /// What the client took away of what it gets with every connection.
+    taken_away: Given,
+    /// A text that was not read may have taken something away.
+    is_unread: bool,
+    /// Of the client's next messages nothing may be looked at before those that were sent are answered.
+    stops: bool,
+    /// Texts may mean something else now than the carried settings say.
+    reads_otherwise: bool,
     pub(super) settings: Settings,
     /// A SET on its own that was sent, or whose effect the server is being asked about.
     last_set: Option<Repeatable>,
     /// The last one of which it is known what it comes to.
     known_set: Option<(Repeatable, String)>,
     rules: Rc<Rules>,
+}
+
+/// Parts of what pgtenant gives with every connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Given {
+    /// Parameters by their names.
+    pub(super) names: Vec<String>,
+    /// All of them, and the role.
+    pub(super) all: bool,
+}
+
+impl Given {
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty() && !self.all
+    }
+
+    /// Whether a parameter, named as the server reports it, is among them.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|given| given.eq_ignore_ascii_case(name))
+    }
 }
 
 /// A statement that sets one parameter to a plain value: sent again, it comes to the same.
@@ -115,7 +151,8 @@ impl Repeatable {
     fn of(text: &[u8], left: &Left) -> Option<Self> {
         let [Touch { name, how: How::Set(Some(_)) }] = &left.parameters.touched[..] else { return None };
         let starts = text.get(..3).is_some_and(|first| first.eq_ignore_ascii_case(b"set"));
-        let is_alone = left.effects == Effects::PARAMETER && !left.parameters.resets_all && !text.contains(&b';');
+        let is_alone =
+            left.effects == Effects::PARAMETER && left.parameters.resets_all.is_none() && !text.contains(&b';');
         (starts && is_alone).then(|| Self { text: text.into(), name: name.clone() })
     }
 }
@@ -129,7 +166,11 @@ impl State {
             counted: Effects::NONE,
             is_in_doubt: false,
             noted: Effects::NONE,
-            resets_asserted: false,
+            is_unanswered: false,
+            taken_away: Given::default(),
+            is_unread: false,
+            stops: false,
+            reads_otherwise: false,
             settings: Settings::default(),
             last_set: None,
             known_set: None,
@@ -142,13 +183,81 @@ impl State {
         let Some(left) = left else { return };
         self.is_in_doubt = true;
         self.insert(left.effects.without(Effects::RELEASE));
-        self.settings.touch(&left.parameters);
-        if let Some(shared) = &self.rules.shared {
-            let resets = |name: &String| {
-                left.parameters.touched.iter().any(|touch| touch.name == *name && touch.how == How::Reset)
+        self.settings.touch(&left.parameters, &self.rules.asserted);
+        self.takes_away(&left.parameters);
+        self.is_unread |= left.is_long;
+        self.reads_otherwise |= left.parameters.resets_all.is_some()
+            || left.effects.has(Effects::OPAQUE_PARAMETER)
+            || left.parameters.touched.iter().any(|touch| is_read_by(&touch.name));
+        let loses_place = self.rules.shared.is_some() && !self.taken_away.is_empty();
+        self.stops |= !self.rules.session_mode && (left.parameters.forgets_statements || loses_place);
+    }
+
+    /// Notes in their order what takes away and what sets anew something that every connection is given.
+    fn takes_away(&mut self, parameters: &Parameters) {
+        let Rules { asserted, .. } = &*self.rules;
+        let names = &mut self.taken_away.names;
+        for at in 0..=parameters.touched.len() {
+            if parameters.resets_all == Some(at) {
+                names.clone_from(asserted);
+            }
+            let Some(touch) = parameters.touched.get(at).filter(|touch| asserted.contains(&touch.name)) else {
+                continue;
             };
-            self.resets_asserted |= shared.asserted.iter().any(resets);
+            match touch.how {
+                How::Set(_) => names.retain(|name| *name != touch.name),
+                How::Reset if !names.contains(&touch.name) => names.push(touch.name.clone()),
+                How::Reset | How::Local(_) => {}
+            }
         }
+    }
+
+    /// This is not what every connection is given any more.
+    pub(super) fn lost(&mut self, name: &str) {
+        self.taken_away.names.push(name.to_owned());
+    }
+
+    /// A RESET was done.
+    pub(super) fn reset(&mut self) {
+        if self.is_unread {
+            self.taken_away.names.clone_from(&self.rules.asserted);
+        }
+    }
+
+    /// What every connection is given and the client took away from this one.
+    pub(super) fn taken_away(&self) -> &Given {
+        &self.taken_away
+    }
+
+    /// It is given again.
+    pub(super) fn take_taken_away(&mut self) -> Given {
+        std::mem::take(&mut self.taken_away)
+    }
+
+    /// Whether what was sent must be answered before the next message is looked at; once.
+    pub(super) fn take_stops(&mut self) -> bool {
+        std::mem::take(&mut self.stops)
+    }
+
+    /// Whether texts may mean something else now than the carried settings say.
+    pub(super) fn reads_otherwise(&self) -> bool {
+        self.reads_otherwise
+    }
+
+    /// A transaction is over.
+    pub(super) fn transaction_over(&mut self) {
+        self.reads_otherwise &= !self.settings.is_settled();
+    }
+
+    /// The server was asked, and gave no answer.
+    pub(super) fn unanswered(&mut self) {
+        self.settings.unanswered();
+        self.is_unanswered = true;
+    }
+
+    /// Something of the client's was answered: what got no answer before may be asked again.
+    pub(super) fn answered(&mut self) {
+        self.is_in_doubt |= std::mem::take(&mut self.is_unanswered);
     }
 
     /// A query of which only this was found: whether it is a SET that changes nothing, the client having sent it before.
@@ -232,6 +341,8 @@ impl State {
     /// DISCARD ALL was done. `is_last`: nothing was sent after it.
     pub(super) fn discarded(&mut self, is_last: bool) {
         self.settings.discarded();
+        self.taken_away = Given { names: self.rules.asserted.clone(), all: true };
+        self.is_unread = false;
         if is_last {
             self.settings.untouch();
             let standing = self.standing;
@@ -244,6 +355,8 @@ impl State {
     pub(super) fn unsent(&mut self) {
         self.effects = self.standing;
         self.settings.untouch();
+        self.taken_away = Given::default();
+        self.stops = false;
     }
 
     /// Nothing keeps the connection, and nothing has to be asked first.
@@ -272,11 +385,6 @@ impl State {
         self.effects.remove(effects.without(self.noted));
     }
 
-    /// Whether what every connection is given has been taken away by the client since this was last asked.
-    pub(super) fn take_resets_asserted(&mut self) -> bool {
-        std::mem::take(&mut self.resets_asserted)
-    }
-
     /// The reasons for a pin that were not counted yet.
     pub(super) fn take_uncounted(&mut self) -> Effects {
         let new = self.effects.without(self.counted);
@@ -287,6 +395,21 @@ impl State {
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
     }
+}
+
+/// Whether what a text means, once it is parsed, depends on this parameter: its constants above all.
+pub(super) fn is_read_by(name: &str) -> bool {
+    const READING: [&str; 8] = [
+        "search_path",
+        "timezone",
+        "datestyle",
+        "intervalstyle",
+        "client_encoding",
+        "lc_monetary",
+        "xmloption",
+        "transform_null_equals",
+    ];
+    READING.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Whether texts can no longer be scanned reliably when a parameter has this value: old string syntax, or an encoding in which
@@ -318,9 +441,9 @@ mod tests {
         let shared = SharedRules {
             schemas: vec!["acme".to_owned(), "public".to_owned()],
             parameters: vec!["app.tenant".to_owned()],
-            asserted: vec!["search_path".to_owned()],
         };
-        let rules = Rules { session_mode: false, refuses_pins, shared: Some(shared) };
+        let asserted = vec!["search_path".to_owned()];
+        let rules = Rules { session_mode: false, refuses_pins, asserted, shared: Some(shared) };
         State::new(Effects::NONE, Rc::new(rules))
     }
 
@@ -386,11 +509,19 @@ mod tests {
 
     #[test]
     fn resetting_what_every_connection_is_given_is_noticed() {
-        for text in ["SET search_path TO DEFAULT", "RESET search_path"] {
+        for (text, is_taken) in [
+            ("SET search_path TO DEFAULT", true),
+            ("RESET search_path", true),
+            ("RESET ALL", true),
+            ("SET search_path = public; DISCARD ALL", true),
+            ("RESET work_mem", false),
+            ("RESET ALL; SET search_path = public", false),
+        ] {
             let mut state = state(false);
             state.leaves(left(text).as_deref());
-            assert!(state.take_resets_asserted(), "{text}");
-            assert!(!state.take_resets_asserted());
+            assert_eq!(state.take_stops(), is_taken, "{text}");
+            assert_eq!(!state.take_taken_away().is_empty(), is_taken, "{text}");
+            assert!(state.taken_away().is_empty());
         }
     }
 }

@@ -8,14 +8,14 @@ use crate::support::wire::{bind, execute, extended, failure, message, parse, que
 use crate::support::{Message, Tenant, Wire, proxy, unique, until, world};
 
 /// A client that has what this sets, checked after everything that another client does on the only connection.
-async fn alternate(owner: &mut Wire, other: &mut Wire, see: &str, seen: &str, clean: &str, after: &str) {
+pub(crate) async fn alternate(owner: &mut Wire, other: &mut Wire, see: &str, seen: &str, clean: &str, after: &str) {
     for _ in 0..2 {
         assert_eq!(other.ask(see).await, clean, "another client after {after}");
         assert_eq!(owner.ask(see).await, seen, "after {after}");
     }
 }
 
-async fn send(client: &mut Wire, messages: &[Vec<u8>]) -> Vec<Message> {
+pub(crate) async fn send(client: &mut Wire, messages: &[Vec<u8>]) -> Vec<Message> {
     client.send(&messages.concat()).await;
     client.until_ready().await
 }
@@ -292,7 +292,7 @@ async fn where_pinning_is_refused_the_statement_fails_and_nothing_else_does() {
 }
 
 /// Two tenants that share one connection, and a client of each.
-async fn two_on_one(name: &str) -> ((Tenant, Wire), (Tenant, Wire), crate::support::Running) {
+pub(crate) async fn two_on_one(name: &str) -> ((Tenant, Wire), (Tenant, Wire), crate::support::Running) {
     let world = world().await;
     let proxy = proxy(world, |config| {
         config.pool.size = 1;

@@ -25,6 +25,8 @@ mod demo;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
+mod edges;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;

@@ -20,7 +20,7 @@ pub(crate) async fn one_connection(name: &str) -> (Tenant, Running, Watch) {
 }
 
 /// The tenant's own login, on the server itself.
-async fn direct(tenant: &Tenant) -> Wire {
+pub(crate) async fn direct(tenant: &Tenant) -> Wire {
     let cluster = cluster().await;
     let address: SocketAddr = format!("{}:{}", cluster.host(), cluster.port()).parse().expect("an address");
     let module = tenant.module("crm");
