@@ -13,6 +13,7 @@ mod progress;
 mod registry;
 mod serve;
 mod server;
+mod shell;
 mod source;
 mod tenant;
 mod view;
@@ -54,6 +55,10 @@ enum Command {
     Tenant(tenant::Command),
     /// Bring all tenants' places to the version of their modules' migrations, or see how they stand.
     Migrate(Box<migrate::Migrate>),
+    /// The script that makes a shell complete these commands.
+    Completions(shell::Completions),
+    /// The manual, as pages for man(1).
+    Man(shell::Man),
 }
 
 /// Does what was typed.
@@ -78,6 +83,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             Command::Module(command) => module::run(&context, command).await,
             Command::Tenant(command) => tenant::run(&context, command).await,
             Command::Migrate(command) => migrate::run(&context, *command).await,
+            Command::Completions(shell) => shell::completions(&shell),
+            Command::Man(man) => shell::man(&context, &man),
         }
     })
 }

@@ -38,14 +38,21 @@ impl fmt::Display for Failure {
 
 /// Prints JSON, alone, on standard output.
 pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    Ok(writeln!(out)?)
+    print(serde_json::to_string_pretty(value)?)
 }
 
 /// Prints lines on standard output.
 pub(super) fn print(text: impl fmt::Display) -> anyhow::Result<()> {
-    Ok(writeln!(io::stdout().lock(), "{text}")?)
+    print_raw(format!("{text}\n").as_bytes())
+}
+
+/// Prints bytes on standard output. A reader that has gone (`| head`) has read all that it wanted.
+pub(super) fn print_raw(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 /// Prints a remark on standard error, where it is in no program's way.

@@ -5,5 +5,6 @@ mod create;
 mod life;
 mod portrait;
 mod settings;
+mod shell;
 pub(crate) mod site;
 mod usage;
