@@ -255,6 +255,7 @@ fn values(tokens: &[Token]) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{Effects, effects_of};
     use proptest::prelude::*;
 
     /// A short form: `name=value|value`, `name~` for a local one, `name!` for a reset, `*` for all, `?` for opaque.
@@ -355,6 +356,16 @@ mod tests {
         #[test]
         fn any_bytes_are_read_to_the_end(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parameters_of(&bytes);
+        }
+
+        #[test]
+        fn what_is_found_here_the_first_scan_has_seen(
+            text in "(SET|RESET|DISCARD|ALL|set_config|LOCAL|E'|U&\"|\\$[a1]?\\$|--|/\\*|\\*/|[a-c.'\"$(),;=/*\n-]| ){0,20}"
+        ) {
+            let (read, seen) = (parameters_of(text.as_bytes()), effects_of(text.as_bytes()));
+            let may_change = [Effects::PARAMETER, Effects::LOCAL_PARAMETER, Effects::RELEASE, Effects::UNREADABLE];
+            let finds = !read.touched.is_empty() || read.resets_all.is_some() || read.forgets_statements;
+            prop_assert!(!finds || may_change.iter().any(|effect| seen.has(*effect)), "{read:?} in {seen}");
         }
 
         #[test]

@@ -91,6 +91,17 @@ impl SharedRules {
     }
 }
 
+/// Whether the server has something to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Nothing came or went since it was last asked.
+    None,
+    /// It was asked, and gave no answer.
+    Unanswered,
+    /// Something came or may have gone since.
+    Some,
+}
+
 /// One client's leavings.
 pub(super) struct State {
     /// Why its connection cannot be given back.
@@ -99,12 +110,9 @@ pub(super) struct State {
     standing: Effects,
     /// Those that were counted as reasons for a pin.
     counted: Effects,
-    /// Something came or may have gone since the server was last asked.
-    is_in_doubt: bool,
+    doubt: Doubt,
     /// What came since then.
     noted: Effects,
-    /// The server was asked and gave no answer.
-    is_unanswered: bool,
     /// What the client took away of what it gets with every connection.
     taken_away: Given,
     /// A text that was not read may have taken something away.
@@ -164,9 +172,8 @@ impl State {
             effects: standing,
             standing,
             counted: Effects::NONE,
-            is_in_doubt: false,
+            doubt: Doubt::None,
             noted: Effects::NONE,
-            is_unanswered: false,
             taken_away: Given::default(),
             is_unread: false,
             stops: false,
@@ -181,7 +188,7 @@ impl State {
     /// Notes what a statement that goes to the server may leave there.
     pub(super) fn leaves(&mut self, left: Option<&Left>) {
         let Some(left) = left else { return };
-        self.is_in_doubt = true;
+        self.doubt = Doubt::Some;
         self.insert(left.effects.without(Effects::RELEASE));
         self.settings.touch(&left.parameters, &self.rules.asserted);
         self.takes_away(&left.parameters);
@@ -252,12 +259,16 @@ impl State {
     /// The server was asked, and gave no answer.
     pub(super) fn unanswered(&mut self) {
         self.settings.unanswered();
-        self.is_unanswered = true;
+        if self.doubt == Doubt::None {
+            self.doubt = Doubt::Unanswered;
+        }
     }
 
     /// Something of the client's was answered: what got no answer before may be asked again.
     pub(super) fn answered(&mut self) {
-        self.is_in_doubt |= std::mem::take(&mut self.is_unanswered);
+        if self.doubt == Doubt::Unanswered {
+            self.doubt = Doubt::Some;
+        }
     }
 
     /// A query of which only this was found: whether it is a SET that changes nothing, the client having sent it before.
@@ -332,7 +343,7 @@ impl State {
         }
         self.insert(Effects::PARAMETER);
         self.settings.reported(name);
-        self.is_in_doubt = true;
+        self.doubt = Doubt::Some;
         if is_unreadable(name, value) {
             self.insert(Effects::UNREADABLE);
         }
@@ -370,12 +381,12 @@ impl State {
 
     /// Whether asking the server may show that nothing keeps the connection.
     pub(super) fn is_worth_asking(&self) -> bool {
-        self.is_in_doubt && Effects::ASKABLE.has_all(self.effects)
+        self.doubt == Doubt::Some && Effects::ASKABLE.has_all(self.effects)
     }
 
     /// The server is asked.
     pub(super) fn asks(&mut self) {
-        self.is_in_doubt = false;
+        self.doubt = Doubt::None;
         self.noted = Effects::NONE;
         self.settings.ask();
     }

@@ -41,7 +41,7 @@ fn account(bytes: &[u8]) {
             6 => send(&mut pending, &mut sent, Owed::Bind),
             7 => send(&mut pending, &mut sent, Owed::Describe),
             8 => send(&mut pending, &mut sent, Owed::Execute),
-            9 => send(&mut pending, &mut sent, Owed::Close(answer(*byte))),
+            9 => send(&mut pending, &mut sent, Owed::Close(answer(*byte), u32::from(*byte >> 6))),
             10 => send(&mut pending, &mut sent, Owed::CopyEnd),
             11 => pending.own_answered(),
             _ => {
