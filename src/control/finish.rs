@@ -204,7 +204,8 @@ async fn drop_objects(inventory: &Inventory, tenant: &TenantDetails, placement: 
         tenant.placements.iter().filter(stays).filter(|other| other.server == placement.server)
     };
     drop_place(&place, !others().any(|other| other.database == placement.database)).await?;
-    if placement.role.is_some() && others().next().is_none() {
+    // The last place on a server may be one that is reached by the service login: the tenant's roles were for those before it.
+    if others().next().is_none() {
         drop_roles(&place).await?;
     }
     Ok(())
