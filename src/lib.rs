@@ -1,6 +1,7 @@
 //! pgtenant gives every tenant of a service its own place in PostgreSQL: a pooling proxy that learns the tenant from the
 //! connection, and the control plane that makes, changes and suspends tenants. ARCHITECTURE.md is the map.
 
+pub mod address;
 pub mod admin;
 pub mod auth;
 pub mod backend;

@@ -14,6 +14,9 @@ pub const ERRORS: &str = "pgtenant_errors_total";
 pub const DEFAULT_TENANT_LOGINS: &str = "pgtenant_default_tenant_logins_total";
 /// Logins of clients that named their tenant where there is a default one, by login and address.
 pub const NAMED_TENANT_LOGINS: &str = "pgtenant_named_tenant_logins_total";
+/// Cancel requests by what became of them: `own`, `passed_on` to other instances, `nobody` (no such key, no instances), `dropped` (too
+/// many at once), and of those that others passed on `from_peer` or `from_peer_nobody`.
+pub const CANCEL_REQUESTS: &str = "pgtenant_cancel_requests_total";
 /// Sessions that kept their server connection beyond a transaction, by reason.
 pub const PINS: &str = "pgtenant_pins_total";
 
@@ -32,6 +35,7 @@ pub fn describe() {
         Unit::Count,
         "Logins of clients that named their tenant, where there is a default one"
     );
+    metrics::describe_counter!(CANCEL_REQUESTS, Unit::Count, "Cancel requests, by what became of them");
     metrics::describe_counter!(PINS, Unit::Count, "Sessions that kept their server connection beyond a transaction");
 }
 

@@ -68,6 +68,6 @@ impl Plane for Process {
         let view = self.view.get()?;
         let (clients, clients_max) = view.clients();
         let (threads, silent_threads) = view.threads().await;
-        Some(Moment { clients: u32::try_from(clients).unwrap_or(u32::MAX), clients_max, threads, silent_threads })
+        Some(Moment { clients, clients_max, threads, silent_threads })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -9,9 +10,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::context::Globals;
 use super::process::Process;
+use super::reload::{FileWatch, Reloader, proxy_config};
+use super::service;
 use crate::admin;
 use crate::config::Config;
-use crate::proxy::{self, Proxy, Request};
+use crate::proxy::{Inherited, Proxy, Request};
 use crate::registry::Registry;
 use crate::telemetry::{Log, record_metrics};
 
@@ -20,6 +23,7 @@ const FRONT_THREADS: usize = 2;
 
 /// Serves until SIGTERM or SIGINT; a second one ends at once.
 pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
+    let inherited = service::inherited()?;
     let config = globals.load()?;
     let log = Log::start(&config.log)?;
     let recorder = record_metrics()?;
@@ -31,13 +35,19 @@ pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the front runtime")?;
-    let served = runtime.block_on(serve(globals, config, log, recorder));
+    let served = runtime.block_on(serve(globals, config, inherited, log, recorder));
     // Logins still under way have been told nothing yet; their sockets close here.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(globals: &Globals, config: Config, log: Log, recorder: PrometheusHandle) -> anyhow::Result<()> {
+async fn serve(
+    globals: &Globals,
+    config: Config,
+    inherited: Inherited,
+    log: Log,
+    recorder: PrometheusHandle,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -49,7 +59,7 @@ async fn serve(globals: &Globals, config: Config, log: Log, recorder: Prometheus
         tracing::info!(address = %http.address(), "serving HTTP");
     }
     let registry = Registry::open(&config.registry).await.context("open the registry")?;
-    let mut proxy = Proxy::start(proxy_config(&config), registry.clone()).await?;
+    let mut proxy = Proxy::start_on(inherited, proxy_config(&config), registry.clone()).await?;
     process.serves(&registry, &proxy);
     if let Some(address) = proxy.tcp_address() {
         tracing::info!(%address, "listening");
@@ -57,25 +67,20 @@ async fn serve(globals: &Globals, config: Config, log: Log, recorder: Prometheus
     if let Some(socket) = proxy.unix_path() {
         tracing::info!(socket = %socket.display(), "listening");
     }
-    let mut drain = config.timeouts.drain;
+    service::ready();
+    let mut reloader = Reloader::new(globals, &registry, http.as_ref(), log, config);
+    let mut files = FileWatch::of(globals, reloader.current());
     loop {
-        tokio::select! {
+        let reply = tokio::select! {
             () = stopped(&mut terminate, &mut interrupt) => break,
-            _ = hangup.recv() => match reload(globals, &proxy, &registry, &log).await {
-                Ok(new) => drain = applied(&new, &config, http.as_ref()),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "not reloaded, nothing has changed"),
-            },
+            _ = hangup.recv() => None,
+            () = files.changed() => None,
             request = proxy.request() => match request {
-                Some(Request::Reload(reply)) => {
-                    let done = reload(globals, &proxy, &registry, &log).await;
-                    let answer = done.map(|new| drain = applied(&new, &config, http.as_ref()));
-                    let answer = answer.map_err(|error| format!("{error:#}"));
-                    // Whoever asked may have left.
-                    let _ = reply.send(answer);
-                }
+                Some(Request::Reload(reply)) => Some(reply),
                 Some(Request::Shutdown { wait: false }) | None => break,
                 Some(Request::Shutdown { wait: true }) => {
                     process.drains();
+                    service::stopping(Duration::MAX);
                     tracing::info!(clients = proxy.clients(), "waiting for clients to leave");
                     tokio::select! {
                         () = proxy.until_left() => {}
@@ -84,9 +89,19 @@ async fn serve(globals: &Globals, config: Config, log: Log, recorder: Prometheus
                     break;
                 }
             },
+        };
+        // As they are before they are read: what is written meanwhile is a change.
+        files = FileWatch::of(globals, reloader.current());
+        let done = reloader.reload(&proxy).await;
+        files.follow(globals, reloader.current());
+        if let Some(reply) = reply {
+            // Whoever asked may have left.
+            let _ = reply.send(done.map_err(|error| format!("{error:#}")));
         }
     }
+    let drain = reloader.current().timeouts.drain;
     process.drains();
+    service::stopping(drain);
     tokio::select! {
         () = proxy.shutdown(drain) => tracing::info!("stopped"),
         () = stopped(&mut terminate, &mut interrupt) => tracing::warn!("stopped without waiting"),
@@ -105,44 +120,6 @@ async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-    }
-}
-
-/// What the rest of the process takes from a configuration that was read again; how long to drain.
-fn applied(new: &Config, old: &Config, http: Option<&admin::Server>) -> std::time::Duration {
-    if let Some(http) = http {
-        http.set_token(new.http.token.clone());
-    }
-    let changed = [
-        ("http.address", new.http.address != old.http.address),
-        ("http.tenant_labels", new.http.tenant_labels != old.http.tenant_labels),
-    ];
-    for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
-        tracing::warn!(key, "changed, but takes effect only after a restart");
-    }
-    tracing::info!("reloaded");
-    new.timeouts.drain
-}
-
-/// Reads the configuration again and applies what can change; a broken file changes nothing.
-async fn reload(globals: &Globals, proxy: &Proxy, registry: &Registry, log: &Log) -> anyhow::Result<Config> {
-    let config = globals.load()?;
-    let fixed = proxy.reload(&proxy_config(&config))?;
-    log.set_level(&config.log.level)?;
-    registry.reload().await.context("read the registry again")?;
-    for key in fixed {
-        tracing::warn!(key, "changed, but takes effect only after a restart");
-    }
-    Ok(config)
-}
-
-fn proxy_config(config: &Config) -> proxy::Config {
-    proxy::Config {
-        listen: config.listen.clone(),
-        identify: config.identify.clone(),
-        pool: config.pool.clone(),
-        timeouts: config.timeouts.clone(),
-        console: config.console.clone(),
     }
 }
 

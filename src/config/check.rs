@@ -61,6 +61,13 @@ fn listen(config: &Config, problems: &mut Problems) {
     let address = listen.address.is_empty() || is_address(&listen.address);
     problems.unless(address, "listen.address", "must be HOST:PORT, such as 127.0.0.1:6432 or [::]:6432");
     problems.positive("listen.max_clients", &listen.max_clients);
+    let everywhere = |address: &str| ["0.0.0.0:", "[::]:", "*:"].iter().any(|host| address.starts_with(host));
+    let reachable = listen.peer_address.as_deref().is_none_or(|address| is_address(address) && !everywhere(address));
+    problems.unless(
+        reachable,
+        "listen.peer_address",
+        "must be an address of this machine that the others reach, and a port, such as 10.0.0.5:0",
+    );
     let (certificate, key) = (listen.tls_certificate.is_some(), listen.tls_key.is_some());
     problems.unless(certificate == key, "listen.tls_certificate", "and listen.tls_key must be given together");
     let possible = listen.tls != ClientTls::Require || certificate;

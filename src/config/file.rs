@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Table;
 
+use super::changes::Given;
 use super::check;
 use super::environment;
 use super::error::ConfigError;
@@ -33,6 +35,19 @@ pub struct Config {
     pub http: admin::Config,
     /// What is logged, and how.
     pub log: telemetry::Config,
+    /// When it is read again.
+    pub reload: ReloadConfig,
+    #[serde(skip)]
+    pub(super) given: Given,
+}
+
+/// `[reload]` of the configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadConfig {
+    /// How often it is looked whether the file, or one that it names, is another than before; never when zero.
+    #[serde(with = "humantime_serde")]
+    pub watch: Duration,
 }
 
 impl Config {
@@ -49,9 +64,18 @@ impl Config {
         let variables: Vec<_> = variables.collect();
         one_registry(&mut table, &variables);
         environment::apply(&mut table, variables.into_iter())?;
+        let given = Given(table.clone());
         let config: Self = table.try_into().map_err(|error| syntax(path.unwrap_or(Path::new("")), "", &error))?;
         let problems = check::problems(&config);
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
+        if problems.is_empty() { Ok(Self { given, ..config }) } else { Err(ConfigError::Invalid(problems)) }
+    }
+
+    /// The files besides its own that it is read together with.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let listen = &self.listen;
+        let files = [&listen.tls_certificate, &listen.tls_key, &listen.client_ca, &self.registry.file];
+        files.into_iter().flatten().cloned().collect()
     }
 
     /// Every path in the configuration.

@@ -6,6 +6,7 @@ use serde::forward_to_deserialize_any;
 use toml::{Table, Value};
 
 use super::error::UnknownKey;
+use super::file::ReloadConfig;
 use crate::frontend::{IdentifyConfig, ListenConfig};
 use crate::{admin, console, pool, registry, session, telemetry};
 
@@ -13,7 +14,7 @@ use crate::{admin, console, pool, registry, session, telemetry};
 pub(super) type Section = (&'static str, &'static [&'static str]);
 
 /// Every section with its keys.
-pub(super) fn sections() -> [Section; 8] {
+pub(super) fn sections() -> [Section; 9] {
     [
         ("listen", fields::<ListenConfig>()),
         ("registry", fields::<registry::Config>()),
@@ -23,6 +24,7 @@ pub(super) fn sections() -> [Section; 8] {
         ("console", fields::<console::Config>()),
         ("http", fields::<admin::Config>()),
         ("log", fields::<telemetry::Config>()),
+        ("reload", fields::<ReloadConfig>()),
     ]
 }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::address::Network;
+
 /// Whether clients may, or must, use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,6 +38,12 @@ pub struct ListenConfig {
     pub client_ca: Option<PathBuf>,
     /// Threads that relay; 0 means one a core.
     pub threads: usize,
+    /// Balancers, which must begin each connection with a header of the PROXY protocol, version 2; nobody else's is believed.
+    pub proxy_protocol_from: Vec<Network>,
+    /// Whether another process may listen on the same address and port, as its successor.
+    pub reuse_port: bool,
+    /// Where the other instances over the same registry reach this one, to pass on cancel requests; they do not when absent.
+    pub peer_address: Option<String>,
 }
 
 impl Default for ListenConfig {
@@ -49,6 +57,9 @@ impl Default for ListenConfig {
             tls_key: None,
             client_ca: None,
             threads: 0,
+            proxy_protocol_from: Vec::new(),
+            reuse_port: false,
+            peer_address: None,
         }
     }
 }

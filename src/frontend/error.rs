@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::auth::scram::ScramError;
-use crate::protocol::{OptionsError, Report, SqlState, StartupError};
+use crate::protocol::{OptionsError, ProxyHeaderError, Report, SqlState, StartupError};
 
 use super::names::Source;
 
@@ -16,6 +16,9 @@ pub enum Error {
     /// The client left in the middle of something.
     #[error("the client closed the connection during {0}")]
     Closed(&'static str),
+    /// A balancer, or who comes from where balancers are, does not say who its client is.
+    #[error(transparent)]
+    ProxyHeader(#[from] ProxyHeaderError),
     /// The first packet is not one.
     #[error(transparent)]
     Startup(#[from] StartupError),
@@ -95,7 +98,8 @@ impl Error {
         let sqlstate = match self {
             Self::Startup(error) => return error.report(),
             Self::Options(error) => return Some(error.report()),
-            Self::Io(_) | Self::Closed(_) | Self::Tls(_) | Self::NoAlpn | Self::MessageLength(_) => return None,
+            Self::Io(_) | Self::Closed(_) | Self::ProxyHeader(_) => return None,
+            Self::Tls(_) | Self::NoAlpn | Self::MessageLength(_) => return None,
             Self::Scram(ScramError::ChannelBinding | ScramError::ChannelBindingNegotiation) => {
                 SqlState::INVALID_AUTHORIZATION
             }
@@ -127,6 +131,7 @@ impl Error {
         match self {
             Self::Io(_) => "io",
             Self::Closed(_) => "closed",
+            Self::ProxyHeader(_) => "proxy_header",
             Self::Startup(_) => "startup",
             Self::Options(_) => "options",
             Self::EarlyData(_) => "early_data",

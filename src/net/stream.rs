@@ -161,6 +161,11 @@ impl Stream {
         &self.peer
     }
 
+    /// Whom it comes from, where the other end has said so for its client.
+    pub const fn set_peer(&mut self, peer: Peer) {
+        self.peer = peer;
+    }
+
     /// What the TLS handshake agreed on; `None` on a plain stream.
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {

@@ -28,6 +28,8 @@ pub struct ServerTls {
     pub config: Arc<ServerConfig>,
     /// [`server_end_point`] of the certificate.
     pub server_end_point: Option<Arc<[u8]>>,
+    /// The certificate.
+    pub certificate: Arc<[u8]>,
 }
 
 /// Makes aws-lc-rs the process's cryptography, for this and every library on rustls. Later calls do nothing.
@@ -49,6 +51,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// A [`TlsError`] that names the file.
 pub fn server_config(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Arc<ServerTls>, TlsError> {
     let chain = certificates(certificate)?;
+    let leaf = chain.first().map_or(&[][..], |leaf| leaf.as_ref()).into();
     let end_point = chain.first().and_then(|leaf| server_end_point(leaf)).map(Arc::from);
     let private_key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem {
         what: "a private key",
@@ -74,7 +77,7 @@ pub fn server_config(certificate: &Path, key: &Path, client_ca: Option<&Path>) -
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(ServerTls { config: Arc::new(config), server_end_point: end_point }))
+    Ok(Arc::new(ServerTls { config: Arc::new(config), server_end_point: end_point, certificate: leaf }))
 }
 
 /// A chain with its key, which must be the key of the chain's first certificate.

@@ -6,6 +6,7 @@ mod messages;
 mod options;
 mod parameters;
 mod pending;
+mod proxy_header;
 mod report;
 mod sqlstate;
 mod startup;
@@ -18,6 +19,7 @@ pub use messages::{authentication_ok, backend_key_data, parameter_status, ready_
 pub use options::{OptionSetting, OptionsError, parse_options};
 pub use parameters::{How, Parameters, Touch, parameters_of, path};
 pub use pending::{Answer, Fate, Owed, Pending, Refusal};
+pub use proxy_header::{PROXY_HEADER_BYTES, ProxyHeader, ProxyHeaderError};
 pub use report::{Report, Severity};
 pub use sqlstate::SqlState;
 pub use startup::{

@@ -26,6 +26,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A socket that the process was started with is of no use.
+    #[error("listen on the socket that this process was started with")]
+    Inherited(#[source] io::Error),
     /// Another process listens on the Unix socket.
     #[error("another server listens on {}", .0.display())]
     SocketInUse(PathBuf),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,19 +20,45 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// The port in the Unix socket's name when there is no TCP.
 const DEFAULT_PORT: u16 = 6432;
 
+/// Listening sockets that the process was started with (systemd's socket activation). They stay open when it ends.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// A TCP socket.
+    pub tcp: Option<std::net::TcpListener>,
+    /// A Unix socket.
+    pub unix: Option<std::os::unix::net::UnixListener>,
+}
+
 /// Where clients can connect.
 pub(super) struct Listeners {
     tcp: Option<TcpListener>,
-    unix: Option<(UnixListener, PathBuf)>,
+    unix: Option<UnixSocket>,
+}
+
+struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the socket that was bound here; none where somebody else looks after it.
+    bound: Option<(u64, u64)>,
 }
 
 impl Listeners {
-    /// Binds what is configured.
-    pub(super) async fn bind(config: &ListenConfig) -> Result<Self, Error> {
-        let tcp = if config.address.is_empty() { None } else { Some(bind_tcp(&config.address).await?) };
+    /// Takes what there is already, or else binds what is configured.
+    pub(super) async fn take(inherited: Inherited, config: &ListenConfig) -> Result<Self, Error> {
+        if inherited.tcp.is_none() && inherited.unix.is_none() {
+            return Self::bind(config).await;
+        }
+        let tcp = inherited.tcp.map(adopt_tcp).transpose().map_err(Error::Inherited)?;
+        let unix = inherited.unix.map(adopt_unix).transpose().map_err(Error::Inherited)?;
+        Ok(Self { tcp, unix })
+    }
+
+    async fn bind(config: &ListenConfig) -> Result<Self, Error> {
+        let reuse = config.reuse_port;
+        let tcp = if config.address.is_empty() { None } else { Some(bind_tcp(&config.address, reuse).await?) };
         let port = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()).map_or(DEFAULT_PORT, |address| address.port());
         let unix = match &config.unix_socket_dir {
-            Some(directory) => Some(bind_unix(&directory.join(format!(".s.PGSQL.{port}")))?),
+            Some(directory) => Some(bind_unix(directory.join(format!(".s.PGSQL.{port}")), reuse)?),
             None => None,
         };
         Ok(Self { tcp, unix })
@@ -45,7 +71,7 @@ impl Listeners {
 
     /// The Unix socket.
     pub(super) fn unix_path(&self) -> Option<PathBuf> {
-        self.unix.as_ref().map(|(_, path)| path.clone())
+        self.unix.as_ref().map(|unix| unix.path.clone())
     }
 
     /// The next client.
@@ -67,12 +93,12 @@ impl Listeners {
     }
 }
 
-impl Drop for Listeners {
+impl Drop for UnixSocket {
     fn drop(&mut self) {
-        if let Some((_, path)) = &self.unix
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::debug!(%error, "Unix socket was removed by somebody else");
+        // A successor may have put its own in the place.
+        let Some(bound) = self.bound.filter(|bound| socket_at(&self.path) == Some(*bound)) else { return };
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, ?bound, "Unix socket was removed by somebody else");
         }
     }
 }
@@ -84,9 +110,9 @@ async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<Stream> {
     }
 }
 
-async fn accept_unix(listener: Option<&(UnixListener, PathBuf)>) -> io::Result<Stream> {
-    match listener {
-        Some((listener, _)) => listener.accept().await.map(|(socket, _)| Stream::from_unix(socket)),
+async fn accept_unix(unix: Option<&UnixSocket>) -> io::Result<Stream> {
+    match unix {
+        Some(unix) => unix.listener.accept().await.map(|(socket, _)| Stream::from_unix(socket)),
         None => std::future::pending().await,
     }
 }
@@ -95,13 +121,26 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-async fn bind_tcp(address: &str) -> Result<TcpListener, Error> {
+fn adopt_tcp(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    prepare_listener(&listener)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+fn adopt_unix(listener: std::os::unix::net::UnixListener) -> io::Result<UnixSocket> {
+    listener.set_nonblocking(true)?;
+    let path = listener.local_addr()?.as_pathname().map(Path::to_path_buf).unwrap_or_default();
+    Ok(UnixSocket { listener: UnixListener::from_std(listener)?, path, bound: None })
+}
+
+async fn bind_tcp(address: &str, reuse_port: bool) -> Result<TcpListener, Error> {
     let failed = |source| Error::Listen { address: address.to_owned(), source };
     let resolved = tokio::net::lookup_host(address).await.map_err(failed)?.next();
     let resolved = resolved.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
     let bind = || -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
         prepare_listener(&socket)?;
         socket.set_nonblocking(true)?;
         socket.bind(&resolved.into())?;
@@ -111,17 +150,29 @@ async fn bind_tcp(address: &str) -> Result<TcpListener, Error> {
     bind().map_err(failed)
 }
 
-fn bind_unix(path: &Path) -> Result<(UnixListener, PathBuf), Error> {
-    let failed = |source| Error::ListenUnix { path: path.to_owned(), source };
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if is_socket {
-        // Somebody answers: it is in use. Nobody does: a leftover of a process that was killed.
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(Error::SocketInUse(path.to_owned()));
-        }
-        std::fs::remove_file(path).map_err(failed)?;
+/// A socket at this path. One that somebody listens on is left alone, or with `replace` put out of the way in one step: its
+/// listener goes on with the clients that it has.
+fn bind_unix(path: PathBuf, replace: bool) -> Result<UnixSocket, Error> {
+    let failed = |source| Error::ListenUnix { path: path.clone(), source };
+    // Somebody answers: it is in use. Nobody does: a leftover of a process that was killed.
+    if !replace && socket_at(&path).is_some() && std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        return Err(Error::SocketInUse(path));
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).map_err(failed)?;
-    Ok((listener, path.to_owned()))
+    let mut new = path.clone().into_os_string();
+    new.push(format!(".{}", std::process::id()));
+    let new = PathBuf::from(new);
+    if socket_at(&new).is_some() {
+        std::fs::remove_file(&new).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(&new).map_err(failed)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o777)).map_err(failed)?;
+    std::fs::rename(&new, &path).map_err(failed)?;
+    let bound = socket_at(&path);
+    Ok(UnixSocket { listener, path, bound })
+}
+
+/// Device and inode of the socket at this path, if there is one.
+fn socket_at(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok().filter(|found| found.file_type().is_socket())?;
+    Some((found.dev(), found.ino()))
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::adoption::Named;
+use super::clients::Slot;
 use super::operations::Console;
 use super::worker::Command;
 use super::{Live, Shared};
@@ -26,7 +26,7 @@ use crate::session::{Arrival, Ticket, Visitor, say, say_after};
 use crate::tenant::{Placement, Pooling, Tenant, TenantName};
 
 /// Takes one client as far as its thread, within the login time-out.
-pub(super) async fn login(shared: Arc<Shared>, stream: Stream, slot: OwnedSemaphorePermit) {
+pub(super) async fn login(shared: Arc<Shared>, stream: Stream, slot: Slot) {
     let live = shared.live.load_full();
     let deadline = Instant::now() + live.timeouts.login;
     let peer = stream.peer().to_string();
@@ -61,7 +61,7 @@ pub(super) async fn refuse_surplus(shared: Arc<Shared>, stream: Stream) {
     }
 }
 
-async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePermit, deadline: Instant, peer: &str) {
+async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: Slot, deadline: Instant, peer: &str) {
     let live = shared.live.load_full();
     let opened = match open(stream, live.tls.as_deref(), live.listen.tls).await {
         Ok(Opening::Session(opened)) => opened,
@@ -105,7 +105,7 @@ async fn to_thread(shared: &Arc<Shared>, stream: Stream, slot: OwnedSemaphorePer
 /// Passes a cancel request on, then says goodbye: the client waits for that, and under TLS libpq takes an end without
 /// `close_notify` for a failure.
 async fn cancel(shared: &Shared, key: &CancelKey, mut stream: Stream) {
-    shared.cancel(key);
+    shared.cancel(key).await;
     if let Err(error) = stream.shutdown().await {
         tracing::debug!(%error, "goodbye after a cancel request");
     }
@@ -121,13 +121,7 @@ fn given<'a>(parameters: &'a [(String, String)], name: &str) -> Option<&'a str> 
 }
 
 /// A user of the console, who shares nothing with the logins of tenants but the exchange itself.
-async fn console(
-    shared: &Arc<Shared>,
-    mut stream: Stream,
-    parameters: &[(String, String)],
-    slot: OwnedSemaphorePermit,
-    peer: &str,
-) {
+async fn console(shared: &Arc<Shared>, mut stream: Stream, parameters: &[(String, String)], slot: Slot, peer: &str) {
     let live = shared.live.load_full();
     let name = given(parameters, "user").unwrap_or_default();
     let user = live.console.users.iter().find(|user| user.name == name);
@@ -298,7 +292,7 @@ fn application_name(settings: &[(String, String)]) -> String {
 }
 
 /// Moves the client to the thread of its placement, and says which that is: all sessions of a pool are on one thread.
-fn hand_over(shared: &Shared, stream: Stream, ticket: Ticket, slot: OwnedSemaphorePermit) -> Option<usize> {
+fn hand_over(shared: &Shared, stream: Stream, ticket: Ticket, slot: Slot) -> Option<usize> {
     let client = match stream.detach() {
         Ok(client) => client,
         Err(error) => {
@@ -330,7 +324,7 @@ fn refusal_kind(report: &Report) -> &'static str {
     kinds.iter().find(|(code, _)| report.message.starts_with(code)).map_or("refused", |(_, kind)| kind)
 }
 
-fn failed(peer: &str, error: &frontend::Error, kind: &'static str) {
+pub(super) fn failed(peer: &str, error: &frontend::Error, kind: &'static str) {
     tracing::info!(peer, kind, %error, "login failed");
     metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => kind).increment(1);
     if let Some(report) = error.report() {

@@ -2,10 +2,12 @@
 
 mod activity;
 mod adoption;
+mod clients;
 mod error;
 mod listener;
 mod login;
 mod operations;
+mod peers;
 mod settings;
 mod snapshot;
 mod view;
@@ -19,28 +21,30 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch as watch_channel;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinHandle, JoinSet};
 
 use self::activity::Activity;
 use self::adoption::Adoption;
+use self::clients::{Clients, Slot};
 use self::listener::Listeners;
 use self::operations::Order;
+use self::peers::Peers;
 use self::worker::{Command, Settings, Worker};
 use crate::auth::MockKey;
 use crate::backend::PoolBudget;
-use crate::frontend::{IdentifyConfig, ListenConfig};
-use crate::net::ServerTls;
+use crate::frontend::{IdentifyConfig, ListenConfig, introduced};
 use crate::net::tls::{install_provider, server_config};
-use crate::protocol::CancelKey;
+use crate::net::{ServerTls, Stream};
 use crate::registry::Registry;
-use crate::session::CancelKeys;
+use crate::session::{CancelKeys, ClientState, Doing};
 use crate::{console, pool, session};
 
 pub use adoption::Adopted;
 pub use error::Error;
+pub use listener::Inherited;
 pub use operations::Request;
 pub use snapshot::Snapshot;
 pub use view::View;
@@ -51,6 +55,14 @@ const SURPLUS_TIMEOUT: Duration = Duration::from_secs(5);
 const SURPLUS_MAX: usize = 64;
 /// Most users of the console at one time.
 const CONSOLE_USERS_MAX: usize = 32;
+/// How long a balancer may take to say who its client is.
+const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is said who is still waited for.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+/// Clients that are in the listening sockets' queues when accepting ends are taken as long as each is there at once.
+const LAST_CLIENT_TIMEOUT: Duration = Duration::from_millis(5);
+/// Most of them; on a port that a successor listens on, too, new ones come for as long as this process listens.
+const LAST_CLIENTS_MAX: usize = 1000;
 /// How long sessions have to end when they were told to end now.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -79,18 +91,21 @@ struct Live {
     tls: Option<Arc<ServerTls>>,
 }
 
+/// What a reload puts in place, once it was looked at.
+pub struct Prepared(Live);
+
 /// What the front's tasks share.
 struct Shared {
     live: ArcSwap<Live>,
     registry: Registry,
     mock: MockKey,
     keys: CancelKeys,
+    peers: Peers,
     workers: Vec<Worker>,
     next_session: AtomicU64,
     adoption: Adoption,
     activity: Activity,
-    clients: Arc<Semaphore>,
-    clients_max: u32,
+    clients: Arc<Clients>,
     surplus: Arc<Semaphore>,
     /// Room for users of the console, who do not count as clients.
     console_users: Arc<Semaphore>,
@@ -100,6 +115,8 @@ struct Shared {
     /// Who lets no new client in.
     disabled: ArcSwap<Vec<Order>>,
     requests: UnboundedSender<Request>,
+    /// No client is accepted any more.
+    full: Notify,
     closing: watch_channel::Sender<bool>,
 }
 
@@ -108,10 +125,11 @@ pub struct Proxy {
     shared: Arc<Shared>,
     tcp_address: Option<SocketAddr>,
     unix_path: Option<PathBuf>,
-    accepting: JoinHandle<()>,
+    accepting: Option<JoinHandle<()>>,
     watching: JoinHandle<()>,
     recording: JoinHandle<()>,
-    clients_max: u32,
+    /// What other instances pass on is heard as long as there are sessions.
+    meeting: JoinSet<()>,
     requests: UnboundedReceiver<Request>,
 }
 
@@ -122,11 +140,21 @@ impl Proxy {
     /// # Errors
     /// [`Error`]: a socket, the certificate, a thread.
     pub async fn start(config: Config, registry: Registry) -> Result<Self, Error> {
+        Self::start_on(Inherited::default(), config, registry).await
+    }
+
+    /// The same on the sockets that whoever started the process has made for it, where there are any; they stand in for the configured
+    /// ones.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub async fn start_on(inherited: Inherited, config: Config, registry: Registry) -> Result<Self, Error> {
         install_provider();
         let live = Live::new(&config)?;
-        let listeners = Listeners::bind(&config.listen).await?;
+        let listeners = Listeners::take(inherited, &config.listen).await?;
         let (tcp_address, unix_path) = (listeners.tcp_address(), listeners.unix_path());
         let keys = CancelKeys::default();
+        let (met, peer_listener) = Peers::bind(config.listen.peer_address.as_deref()).await?;
         let (peers, inboxes): (Vec<_>, Vec<_>) =
             (0..threads(config.listen.threads)).map(|_| unbounded_channel()).unzip();
         let settings = Settings {
@@ -143,31 +171,36 @@ impl Proxy {
             .map(|(index, inbox)| Worker::start(index, settings.clone(), inbox))
             .collect::<Result<Vec<_>, _>>()
             .map_err(Error::Thread)?;
-        let clients_max = config.listen.max_clients;
         let (request, requests) = unbounded_channel();
         let shared = Arc::new(Shared {
             live: ArcSwap::from_pointee(live),
             registry,
             mock: MockKey::random(),
             keys,
+            peers: met,
             workers,
             next_session: AtomicU64::new(1),
             adoption: Adoption::default(),
             activity: Activity::default(),
-            clients: Arc::new(Semaphore::new(clients_max as usize)),
-            clients_max,
+            clients: Arc::default(),
             surplus: Arc::new(Semaphore::new(SURPLUS_MAX)),
             console_users: Arc::new(Semaphore::new(CONSOLE_USERS_MAX)),
             started: Instant::now(),
             paused: ArcSwap::default(),
             disabled: ArcSwap::default(),
             requests: request,
+            full: Notify::new(),
             closing: watch_channel::Sender::new(false),
         });
-        let accepting = tokio::spawn(accept(Arc::clone(&shared), listeners));
+        let accepting = Some(tokio::spawn(accept(Arc::clone(&shared), listeners)));
         let watching = tokio::spawn(watch::follow(Arc::clone(&shared)));
         let recording = tokio::spawn(activity::keep(Arc::clone(&shared)));
-        Ok(Self { shared, tcp_address, unix_path, accepting, watching, recording, clients_max, requests })
+        let mut meeting = JoinSet::new();
+        if let Some(listener) = peer_listener {
+            meeting.spawn(peers::listen(Arc::clone(&shared), listener));
+            meeting.spawn(Peers::keep(Arc::clone(&shared)));
+        }
+        Ok(Self { shared, tcp_address, unix_path, accepting, watching, recording, meeting, requests })
     }
 
     /// Where it listens for TCP.
@@ -188,9 +221,11 @@ impl Proxy {
     }
 
     /// Accepts no more clients and waits until the last one has left by itself.
-    pub async fn until_left(&self) {
-        self.accepting.abort();
-        self.all_gone().await;
+    pub async fn until_left(&mut self) {
+        self.stop_accepting().await;
+        while tokio::time::timeout(PROGRESS_INTERVAL, self.shared.clients.gone()).await.is_err() {
+            tracing::info!(clients = self.clients(), "still waiting for clients to leave");
+        }
     }
 
     /// What it is doing now.
@@ -206,52 +241,61 @@ impl Proxy {
 
     /// How many clients are connected.
     #[must_use]
-    pub fn clients(&self) -> usize {
-        self.clients_max as usize - self.shared.clients.available_permits()
+    pub fn clients(&self) -> u32 {
+        self.shared.clients.count()
     }
 
-    /// Applies what can change while it runs: `[identify]`, `[timeouts]`, TLS for new clients. Returns the sections and keys
-    /// whose change needs a restart.
+    /// Looks at what a reload would put in place.
     ///
     /// # Errors
-    /// The new certificate is of no use; nothing changes then.
-    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, Error> {
-        let new = Live::new(config)?;
+    /// The new certificate is of no use.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, Error> {
+        Ok(Prepared(Live::new(config)?))
+    }
+
+    /// Puts it in place: all but the sockets, the threads and the pools, for which it takes a restart.
+    pub fn apply(&self, prepared: Prepared) {
+        let Prepared(mut new) = prepared;
         let old = self.shared.live.load_full();
-        let mut fixed = Vec::new();
-        let mut keep = |name, changed: bool| {
-            if changed {
-                fixed.push(name);
-            }
-        };
-        keep("listen.address", new.listen.address != old.listen.address);
-        keep("listen.unix_socket_dir", new.listen.unix_socket_dir != old.listen.unix_socket_dir);
-        keep("listen.max_clients", new.listen.max_clients != old.listen.max_clients);
-        keep("listen.threads", new.listen.threads != old.listen.threads);
-        keep("pool", new.pool != old.pool);
-        for worker in &self.shared.workers {
-            worker.tell(Command::Timeouts(config.timeouts.clone()));
+        // What is shown is what holds.
+        new.listen.address.clone_from(&old.listen.address);
+        new.listen.unix_socket_dir.clone_from(&old.listen.unix_socket_dir);
+        new.listen.threads = old.listen.threads;
+        new.listen.reuse_port = old.listen.reuse_port;
+        new.listen.peer_address.clone_from(&old.listen.peer_address);
+        new.pool.clone_from(&old.pool);
+        let leaf = |live: &Live| live.tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
+        if leaf(&new) != leaf(&old) {
+            tracing::info!("new clients are shown another certificate");
         }
+        self.tell_all(|| Command::Timeouts(new.timeouts.clone()));
         self.shared.live.store(Arc::new(new));
-        Ok(fixed)
+    }
+
+    /// Both at once.
+    ///
+    /// # Errors
+    /// As [`Proxy::prepare`]; nothing changes then.
+    pub fn reload(&self, config: &Config) -> Result<(), Error> {
+        self.apply(self.prepare(config)?);
+        Ok(())
     }
 
     /// Accepts no more clients, lets running transactions end within `grace`, tells everyone 57P01, closes everything.
     pub async fn shutdown(mut self, grace: Duration) {
-        self.accepting.abort();
+        self.stop_accepting().await;
         self.watching.abort();
         self.recording.abort();
         // Aborted tasks end with an error that says so.
-        let _ = (&mut self.accepting).await;
         let _ = (&mut self.watching).await;
         let _ = (&mut self.recording).await;
         self.shared.closing.send_replace(true);
         tracing::info!(clients = self.clients(), "draining");
         self.tell_all(|| Command::Drain);
-        if tokio::time::timeout(grace, self.all_gone()).await.is_err() {
+        if !self.all_gone_within(grace).await {
             tracing::warn!(clients = self.clients(), "grace is over, ending sessions in their transactions");
             self.tell_all(|| Command::Kill);
-            if tokio::time::timeout(KILL_TIMEOUT, self.all_gone()).await.is_err() {
+            if tokio::time::timeout(KILL_TIMEOUT, self.shared.clients.gone()).await.is_err() {
                 tracing::error!(clients = self.clients(), "sessions did not end");
             }
         }
@@ -260,6 +304,8 @@ impl Proxy {
         {
             tracing::warn!(%error, "the last logins are not told to the registry");
         }
+        self.meeting.shutdown().await;
+        self.shared.peers.leave(&self.shared.registry).await;
         self.tell_all(|| Command::Stop);
         let joined = tokio::task::spawn_blocking(move || {
             // Logins still under way hold the other references; they end with the runtime.
@@ -276,10 +322,32 @@ impl Proxy {
         self.shared.workers.iter().for_each(|worker| worker.tell(command()));
     }
 
-    /// Waits until no client is left.
-    async fn all_gone(&self) {
-        if self.shared.clients.acquire_many(self.clients_max).await.is_err() {
-            tracing::debug!("client count is closed");
+    /// Takes the clients that are at the door, and no more.
+    async fn stop_accepting(&mut self) {
+        self.shared.full.notify_one();
+        if let Some(accepting) = self.accepting.take()
+            && let Err(error) = accepting.await
+        {
+            tracing::error!(%error, "accepting clients");
+        }
+    }
+
+    /// Whether the last client has left before the grace is over; says now and then how many are left.
+    async fn all_gone_within(&self, grace: Duration) -> bool {
+        let deadline = Instant::now() + grace;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if tokio::time::timeout(left.min(PROGRESS_INTERVAL), self.shared.clients.gone()).await.is_ok() {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let is_busy = |client: &ClientState| matches!(client.doing, Doing::Active | Doing::IdleInTransaction);
+            let in_transaction = self.snapshot().await.clients.iter().filter(|client| is_busy(client)).count();
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+            tracing::info!(clients = self.clients(), in_transaction, %left, "still draining");
         }
     }
 }
@@ -302,16 +370,6 @@ impl Live {
     }
 }
 
-impl Shared {
-    /// Passes a cancel request to the session whose key it shows; one that shows nobody's is dropped without a word.
-    fn cancel(&self, key: &CancelKey) {
-        match self.keys.find(key.process_id.cast_signed(), &key.secret) {
-            Some(owner) => self.workers[owner.thread].tell(Command::Cancel(owner.session)),
-            None => tracing::debug!("cancel request with nobody's key"),
-        }
-    }
-}
-
 fn threads(configured: usize) -> usize {
     match configured {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -319,17 +377,55 @@ fn threads(configured: usize) -> usize {
     }
 }
 
+/// Accepts clients until there are to be no more. Those who are waiting to be accepted then are let in, too: a listening socket
+/// that is closed resets them.
 async fn accept(shared: Arc<Shared>, listeners: Listeners) {
     loop {
-        let stream = listeners.accept().await;
-        if let Ok(slot) = Arc::clone(&shared.clients).try_acquire_owned() {
-            tokio::spawn(login::login(Arc::clone(&shared), stream, slot));
-        } else if let Ok(surplus) = Arc::clone(&shared.surplus).try_acquire_owned() {
-            let shared = Arc::clone(&shared);
-            tokio::spawn(async move {
-                login::refuse_surplus(shared, stream).await;
-                drop(surplus);
-            });
+        tokio::select! {
+            stream = listeners.accept() => receive(&shared, stream),
+            () = shared.full.notified() => break,
         }
     }
+    for _ in 0..LAST_CLIENTS_MAX {
+        let Ok(stream) = tokio::time::timeout(LAST_CLIENT_TIMEOUT, listeners.accept()).await else { break };
+        receive(&shared, stream);
+    }
+}
+
+fn receive(shared: &Arc<Shared>, stream: Stream) {
+    let max = shared.live.load().listen.max_clients;
+    if let Some(slot) = shared.clients.enter(max) {
+        tokio::spawn(welcome(Arc::clone(shared), stream, slot));
+    } else if let Ok(surplus) = Arc::clone(&shared.surplus).try_acquire_owned() {
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            if let Some(stream) = introduce(&shared, stream).await {
+                login::refuse_surplus(shared, stream).await;
+            }
+            drop(surplus);
+        });
+    }
+}
+
+async fn welcome(shared: Arc<Shared>, stream: Stream, slot: Slot) {
+    if let Some(stream) = introduce(&shared, stream).await {
+        login::login(shared, stream, slot).await;
+    }
+}
+
+/// The client, with its own address where a balancer brings it; none if there is nobody to talk to.
+async fn introduce(shared: &Shared, stream: Stream) -> Option<Stream> {
+    let live = shared.live.load_full();
+    let balancers = &live.listen.proxy_protocol_from;
+    if balancers.is_empty() {
+        return Some(stream);
+    }
+    let peer = *stream.peer();
+    let limit = live.timeouts.login.min(INTRODUCTION_TIMEOUT);
+    match tokio::time::timeout(limit, introduced(stream, balancers)).await {
+        Ok(Ok(introduced)) => return introduced,
+        Ok(Err(error)) => login::failed(&peer.to_string(), &error, error.kind()),
+        Err(_) => tracing::info!(%peer, "balancer did not say in time who its client is"),
+    }
+    None
 }

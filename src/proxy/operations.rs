@@ -45,12 +45,11 @@ impl Operations for Console {
         let snapshot = shared.snapshot().await;
         let live = shared.live.load_full();
         let names = |orders: &[Order]| orders.iter().map(|order| order.name.clone()).collect();
-        let clients_max = shared.clients_max as usize;
         View {
             clients: snapshot.clients,
             pools: snapshot.pools,
-            clients_used: clients_max.saturating_sub(shared.clients.available_permits()),
-            clients_max,
+            clients_used: shared.clients.count() as usize,
+            clients_max: live.listen.max_clients as usize,
             uptime: shared.started.elapsed(),
             paused: names(&shared.paused.load()),
             disabled: names(&shared.disabled.load()),

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::Live;
+use crate::address::Network;
 use crate::console::Setting;
 use crate::frontend::{IdentifyConfig, ListenConfig};
 use crate::{pool, session};
@@ -35,9 +36,15 @@ impl List {
             |path: &Option<std::path::PathBuf>| path.as_ref().map_or(String::new(), |path| path.display().to_string());
         self.add("listen.address", &now.address, &default.address, false);
         self.add("listen.unix_socket_dir", path(&now.unix_socket_dir), path(&default.unix_socket_dir), false);
-        self.add("max_client_conn", now.max_clients, default.max_clients, false);
-        self.add("listen.max_clients", now.max_clients, default.max_clients, false);
+        self.add("max_client_conn", now.max_clients, default.max_clients, true);
+        self.add("listen.max_clients", now.max_clients, default.max_clients, true);
         self.add("listen.threads", now.threads, default.threads, false);
+        self.add("listen.reuse_port", now.reuse_port, default.reuse_port, false);
+        let peer = |config: &ListenConfig| config.peer_address.clone().unwrap_or_default();
+        self.add("listen.peer_address", peer(now), peer(default), false);
+        let list = |networks: &[Network]| networks.iter().map(Network::to_string).collect::<Vec<_>>().join(",");
+        let (balancers, none) = (list(&now.proxy_protocol_from), list(&default.proxy_protocol_from));
+        self.add("listen.proxy_protocol_from", balancers, none, true);
         self.add("listen.tls_certificate", path(&now.tls_certificate), path(&default.tls_certificate), true);
         self.add("listen.tls_key", path(&now.tls_key), path(&default.tls_key), true);
     }

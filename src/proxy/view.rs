@@ -9,24 +9,21 @@ use crate::session::ThreadState;
 #[derive(Clone)]
 pub struct View {
     shared: Weak<Shared>,
-    clients_max: u32,
 }
 
 impl Proxy {
     /// A look at it that can be given away.
     #[must_use]
     pub fn view(&self) -> View {
-        View { shared: Arc::downgrade(&self.shared), clients_max: self.clients_max }
+        View { shared: Arc::downgrade(&self.shared) }
     }
 }
 
 impl View {
     /// How many clients are connected, and how many may be.
     #[must_use]
-    pub fn clients(&self) -> (usize, u32) {
-        let free = self.shared.upgrade().map(|shared| shared.clients.available_permits());
-        let clients = free.map_or(0, |free| (self.clients_max as usize).saturating_sub(free));
-        (clients, self.clients_max)
+    pub fn clients(&self) -> (u32, u32) {
+        self.shared.upgrade().map_or((0, 0), |shared| (shared.clients.count(), shared.live.load().listen.max_clients))
     }
 
     /// What each thread is doing, and how many did not say so in time.

@@ -236,7 +236,7 @@ fn obey(command: Command, begin: &Rc<Begin>) {
             }
         }
         Command::Timeouts(timeouts) => thread.set_timeouts(timeouts),
-        Command::Drain => thread.sessions().iter().for_each(|control| control.drain()),
+        Command::Drain => thread.drain(),
         Command::Kill => thread.sessions().iter().for_each(|control| control.kill(shutdown())),
         Command::Stop => {}
     }

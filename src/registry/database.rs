@@ -8,6 +8,7 @@ use deadpool_postgres::{Object, Pool};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use tracing::warn;
 
@@ -237,26 +238,34 @@ impl Database {
 
     async fn load_once(&self, name: &TenantName, deadline: Instant) -> Result<Option<Tenant>, RegistryError> {
         let doing = "look up a tenant";
+        let name = name.as_str();
+        let rows = self.query(deadline, doing, queries::RECORD_BY_NAME, &[(&name, Type::TEXT)]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        decode::<TenantRecord>(doing, row).map(|record| Some(Tenant::from(record)))
+    }
+
+    /// One statement on a connection of the pool.
+    pub(super) async fn query(
+        &self,
+        deadline: Instant,
+        doing: &'static str,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, RegistryError> {
         let late = |_| RegistryError::Timeout { doing, after: self.timeout };
         let connecting = timeout_at(deadline, self.pool.get()).await.map_err(late)?;
         let client = connecting.map_err(RegistryError::Connect)?;
-        let name = name.as_str();
-        let by_name: [Parameter<'_>; 1] = [(&name, Type::TEXT)];
-        let query = client.query_typed(queries::RECORD_BY_NAME, &by_name);
-        let rows = match timeout_at(deadline, query).await {
-            Ok(Ok(rows)) => rows,
+        let done = timeout_at(deadline, client.query_typed(sql, parameters)).await;
+        if !matches!(done, Ok(Ok(_))) {
             // Whatever it is, it must not happen to the next one on this connection.
-            Ok(Err(error)) => {
-                drop(Object::take(client));
-                return Err(RegistryError::query(doing)(error));
-            }
-            Err(elapsed) => {
-                drop(Object::take(client));
-                return Err(late(elapsed));
-            }
-        };
-        let Some(row) = rows.first() else { return Ok(None) };
-        decode::<TenantRecord>(doing, row).map(|record| Some(Tenant::from(record)))
+            drop(Object::take(client));
+        }
+        done.map_err(late)?.map_err(RegistryError::query(doing))
+    }
+
+    /// How long one statement may take, connecting included.
+    pub(super) const fn timeout(&self) -> Duration {
+        self.timeout
     }
 }
 

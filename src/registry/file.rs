@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
 
 use super::cache::names_of;
 use super::contents::Contents;
@@ -53,8 +52,8 @@ impl Contents {
 pub(super) struct FileStore {
     path: PathBuf,
     index: ArcSwap<Index>,
-    /// One reload at a time.
-    reloading: Mutex<()>,
+    /// One at a time.
+    replacing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -69,7 +68,7 @@ impl FileStore {
     pub(super) async fn open(path: &Path) -> Result<Self, RegistryError> {
         let contents = Contents::read(path).await?;
         let (index, _) = Index::default().with(&contents);
-        Ok(Self { path: path.to_owned(), index: ArcSwap::from_pointee(index), reloading: Mutex::new(()) })
+        Ok(Self { path: path.to_owned(), index: ArcSwap::from_pointee(index), replacing: Mutex::new(()) })
     }
 
     pub(super) fn tenant(&self, name: &TenantName) -> Option<Arc<Tenant>> {
@@ -80,13 +79,17 @@ impl FileStore {
         self.index.load().by_id.values().cloned().collect()
     }
 
-    /// Reads the file again; gives the tenants that are new, changed or gone.
-    pub(super) async fn reload(&self) -> Result<Vec<TenantId>, RegistryError> {
-        let _one = self.reloading.lock().await;
-        let contents = Contents::read(&self.path).await?;
-        let (index, changed) = self.index.load().with(&contents);
+    /// Reads the file again.
+    pub(super) async fn read(&self) -> Result<Contents, RegistryError> {
+        Contents::read(&self.path).await
+    }
+
+    /// Puts new contents in the place of the old; gives the tenants that are new, changed or gone.
+    pub(super) fn replace(&self, contents: &Contents) -> Vec<TenantId> {
+        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (index, changed) = self.index.load().with(contents);
         self.index.store(Arc::new(index));
-        Ok(changed)
+        changed
     }
 }
 

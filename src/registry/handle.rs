@@ -1,19 +1,23 @@
 //! The registry as the data plane holds it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::activity::Use;
 use super::change::{self, Change};
 use super::config::Config;
 use super::connect::Target;
+use super::contents::Contents;
 use super::database::Database;
 use super::error::{RegistryError, Unavailable};
 use super::file::FileStore;
+use super::instances::Instance;
 use super::standing::Standing;
 use super::{snapshot, watch};
 use crate::tenant::{Tenant, TenantId, TenantName};
@@ -162,19 +166,59 @@ impl Registry {
         }
     }
 
-    /// Reads the file again, and tells of what has changed in it; keeps the old one if the new one is wrong. A database
-    /// needs no reloading: nothing happens.
+    /// Says that this instance is there; where the others are. Over a file there are none.
+    ///
+    /// # Errors
+    /// The database cannot be asked, or the proxy's role may not.
+    pub async fn meet(&self, own: &Instance) -> Result<Vec<SocketAddr>, RegistryError> {
+        match &self.shared.store {
+            Store::Database(database) => database.meet(own).await,
+            Store::File(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Says that this instance is no more.
+    ///
+    /// # Errors
+    /// As [`Registry::meet`].
+    pub async fn leave(&self, id: Uuid) -> Result<(), RegistryError> {
+        match &self.shared.store {
+            Store::Database(database) => database.leave(id).await,
+            Store::File(_) => Ok(()),
+        }
+    }
+
+    /// Reads the file again. A database needs no reloading: there is nothing to read.
     ///
     /// # Errors
     /// A file that is not a registry.
-    pub async fn reload(&self) -> Result<(), RegistryError> {
-        if let Store::File(file) = &self.shared.store {
-            let changed = file.reload().await?;
-            change::tell(&self.shared.changes, &changed);
+    pub async fn read_again(&self) -> Result<ReadAgain, RegistryError> {
+        match &self.shared.store {
+            Store::File(file) => Ok(ReadAgain(Some(file.read().await?))),
+            Store::Database(_) => Ok(ReadAgain(None)),
         }
+    }
+
+    /// Serves what was read, and tells of what has changed in it; how many tenants have.
+    pub fn apply(&self, new: ReadAgain) -> usize {
+        let (Store::File(file), Some(contents)) = (&self.shared.store, new.0) else { return 0 };
+        let changed = file.replace(&contents);
+        change::tell(&self.shared.changes, &changed);
+        changed.len()
+    }
+
+    /// Reads the file again, and tells of what has changed in it; keeps the old one if the new one is wrong.
+    ///
+    /// # Errors
+    /// As [`Registry::read_again`].
+    pub async fn reload(&self) -> Result<(), RegistryError> {
+        self.apply(self.read_again().await?);
         Ok(())
     }
 }
+
+/// A registry file that was read again, and is right.
+pub struct ReadAgain(Option<Contents>);
 
 impl Drop for Shared {
     fn drop(&mut self) {

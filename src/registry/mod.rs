@@ -11,6 +11,7 @@ mod database;
 mod error;
 mod file;
 mod handle;
+mod instances;
 mod migrations;
 mod queries;
 mod record;
@@ -28,7 +29,8 @@ pub use config::Config;
 pub use connect::check_url;
 pub use contents::{Contents, Problem, Problems};
 pub use error::{RegistryError, Unavailable};
-pub use handle::Registry;
+pub use handle::{ReadAgain, Registry};
+pub use instances::Instance;
 pub use migrations::MigrationState;
 pub use rows::{
     Filter, LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantDetails, TenantRow,

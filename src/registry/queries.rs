@@ -238,6 +238,11 @@ pub(super) const ACTIVITY: &str = "
         'logins', a.logins)::pg_catalog.text
     FROM pgtenant.activity AS a WHERE a.tenant_id OPERATOR(pg_catalog.=) ANY ($1)";
 
+/// `$1`: an instance, `$2`: where it is. The addresses of the others.
+pub(super) const MEET: &str = "SELECT a.address FROM pgtenant.meet_instances($1, $2) AS a(address)";
+/// `$1`: an instance.
+pub(super) const LEAVE: &str = "SELECT pgtenant.leave_instances($1)";
+
 /// `$1`: the key. Held until the connection ends.
 pub(super) const ADVISORY_LOCK: &str = "SELECT 1 FROM (SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pgtenant:' OPERATOR(pg_catalog.||) $1, 0))) AS l";
 

@@ -4,12 +4,28 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::hmac;
 use rand::RngExt;
 
 /// Bytes of a key for protocol 3.0, which knows no other length.
 const KEY_BYTES_3_0: usize = 4;
 /// Bytes of a key for protocol 3.2.
 const KEY_BYTES_3_2: usize = 32;
+
+/// Bytes of a question to which the proof of a key is the answer.
+pub const CANCEL_QUESTION_BYTES: usize = 32;
+/// Bytes of a proof.
+pub const CANCEL_PROOF_BYTES: usize = 32;
+
+/// The proof that one has a key, good for this question only.
+#[must_use]
+pub fn cancel_proof(process_id: i32, secret: &[u8], question: &[u8; CANCEL_QUESTION_BYTES]) -> impl AsRef<[u8]> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), &told(process_id, question))
+}
+
+fn told(process_id: i32, question: &[u8; CANCEL_QUESTION_BYTES]) -> Vec<u8> {
+    [&question[..], &process_id.to_be_bytes()].concat()
+}
 
 /// Where a cancel request has to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +87,25 @@ impl CancelKeys {
     /// Whose key this is: process id and secret together.
     #[must_use]
     pub fn find(&self, process_id: i32, secret: &[u8]) -> Option<Owner> {
+        self.owner(process_id, |known| verify_slices_are_equal(known, secret).is_ok())
+    }
+
+    /// Whose key it is of which this is the proof.
+    #[must_use]
+    pub fn find_proven(
+        &self,
+        process_id: i32,
+        question: &[u8; CANCEL_QUESTION_BYTES],
+        proof: &[u8; CANCEL_PROOF_BYTES],
+    ) -> Option<Owner> {
+        let told = told(process_id, question);
+        let proves = |known: &[u8]| hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, known), &told, proof).is_ok();
+        self.owner(process_id, proves)
+    }
+
+    fn owner(&self, process_id: i32, is_its: impl Fn(&[u8]) -> bool) -> Option<Owner> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries
-            .get(&process_id)?
-            .iter()
-            .find(|entry| verify_slices_are_equal(&entry.secret, secret).is_ok())
-            .map(|entry| entry.owner)
+        entries.get(&process_id)?.iter().find(|entry| is_its(&entry.secret)).map(|entry| entry.owner)
     }
 }
 
@@ -111,5 +140,22 @@ mod tests {
         drop(first);
         assert_eq!(keys.find(7, &secret), None);
         assert_eq!(keys.find(7, &second.secret), Some(two));
+    }
+
+    #[test]
+    fn a_proof_of_a_key_is_good_for_its_question_only() {
+        let keys = CancelKeys::default();
+        let owner = Owner { thread: 0, session: 1 };
+        let key = keys.issue(Some(7), false, owner);
+        let (question, another) = ([1; CANCEL_QUESTION_BYTES], [2; CANCEL_QUESTION_BYTES]);
+        let proof = |process_id, secret: &[u8], question| -> [u8; CANCEL_PROOF_BYTES] {
+            cancel_proof(process_id, secret, question).as_ref().try_into().unwrap()
+        };
+        let right = proof(7, &key.secret, &question);
+        assert_eq!(keys.find_proven(7, &question, &right), Some(owner));
+        assert_eq!(keys.find_proven(7, &another, &right), None);
+        assert_eq!(keys.find_proven(8, &question, &right), None);
+        assert_eq!(keys.find_proven(7, &question, &proof(7, b"else", &question)), None);
+        assert_eq!(keys.find_proven(7, &question, &proof(8, &key.secret, &question)), None);
     }
 }

@@ -30,7 +30,7 @@ pub use client::{ClientState, Visitor};
 pub use config::Config;
 pub use control::{Control, Doing};
 pub use held::Held;
-pub use keys::{CancelKey, CancelKeys, Owner};
+pub use keys::{CANCEL_PROOF_BYTES, CANCEL_QUESTION_BYTES, CancelKey, CancelKeys, Owner, cancel_proof};
 pub use measure::{SessionTimes, Sessions, ThreadState};
 pub use thread::Thread;
 pub use ticket::{Begin, MakeRoom, Ticket};

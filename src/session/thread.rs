@@ -42,6 +42,7 @@ pub struct Thread {
     paused: RefCell<Vec<Held>>,
     times: SessionTimes<Times>,
     parameters: RefCell<HashMap<Known, (Instant, Rc<Parameters>)>>,
+    draining: Cell<bool>,
 }
 
 /// A pool, and the settings of a session in it.
@@ -66,6 +67,7 @@ impl Thread {
             paused: RefCell::default(),
             times: SessionTimes::default(),
             parameters: RefCell::default(),
+            draining: Cell::new(false),
         })
     }
 
@@ -84,8 +86,17 @@ impl Thread {
     /// Enters a session; it leaves when the guard is dropped.
     #[must_use]
     pub fn enter(self: &Rc<Self>, control: &Rc<Control>) -> Entered {
+        if self.draining.get() {
+            control.drain();
+        }
         self.sessions.borrow_mut().insert(control.id, Rc::clone(control));
         Entered { thread: Rc::clone(self), id: control.id }
+    }
+
+    /// Has every session end as soon as it is in no transaction, those that begin from now on, too.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.sessions.borrow().values().for_each(|control| control.drain());
     }
 
     /// The session with this number.

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod backend;
 #[cfg(test)]
+mod balancer;
+#[cfg(test)]
 mod cancel;
 #[cfg(test)]
 mod carried;
@@ -31,6 +33,8 @@ mod hostile;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod instances;
+#[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod limits;
@@ -51,6 +55,8 @@ mod registry_e2e;
 #[cfg(test)]
 mod relay;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod shared_pool;
@@ -58,5 +64,7 @@ mod shared_pool;
 mod startup;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod takeover;
 #[cfg(test)]
 mod tls;

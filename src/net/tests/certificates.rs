@@ -67,7 +67,7 @@ fn only_tls_12(pki: &Pki, name: &str) -> ServerTls {
         .unwrap()
         .with_no_client_auth()
         .with_cert_resolver(resolver);
-    ServerTls { config: Arc::new(config), server_end_point: end_point }
+    ServerTls { config: Arc::new(config), server_end_point: end_point, certificate: Arc::default() }
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_server_without_the_key_of_a_version_1_certificate_is_refused() {
         let mut config = (*base).clone();
         let stolen: rustls_pki_types::CertificateDer<'static> = Clone::clone(&certificate);
         config.cert_resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![stolen], Arc::clone(&key))));
-        let thief = ServerTls { config: Arc::new(config), server_end_point: None };
+        let thief = ServerTls { config: Arc::new(config), server_end_point: None, certificate: Arc::default() };
         let (client, _) = handshake(&thief, SslMode::VerifyFull, Some(&root), "db.example.com").await;
         assert!(client.unwrap_err().to_string().contains("BadSignature"));
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -26,8 +27,22 @@ pub(crate) struct Child {
     process: tokio::process::Child,
     log: Lines<BufReader<ChildStderr>>,
     registry: String,
+    listen: String,
     config: PathBuf,
     _directory: TempDir,
+}
+
+/// What is special about a process.
+#[derive(Default)]
+pub(crate) struct Start<'a> {
+    /// Lines of `[listen]`; a free port of 127.0.0.1 if there are none.
+    pub(crate) listen: &'a str,
+    /// Further sections.
+    pub(crate) sections: &'a str,
+    /// Further variables of the environment.
+    pub(crate) environment: &'a [(&'a str, &'a str)],
+    /// A listening socket that it is given as descriptor 3.
+    pub(crate) socket: Option<OwnedFd>,
 }
 
 impl Child {
@@ -39,18 +54,27 @@ impl Child {
 
     /// The same over the registry with this URL.
     pub(crate) async fn serve_registry(registry: &str, sections: &str) -> Self {
+        Self::start(registry, Start { sections, ..Start::default() }).await
+    }
+
+    /// The same with what is special about it.
+    pub(crate) async fn start(registry: &str, start: Start<'_>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let config = directory.path().join("pgtenant.toml");
-        write(&config, registry, sections);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgtenant"));
-        command.args(["serve", "--config"]).arg(&config);
-        command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let listen = if start.listen.is_empty() { "address = \"127.0.0.1:0\"" } else { start.listen };
+        write(&config, registry, listen, start.sections);
+        let mut command = Command::new("sh");
+        let redirection = if start.socket.is_some() { "3<&0" } else { "" };
+        let script = format!("exec \"$0\" \"$@\" {redirection} </dev/null");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_pgtenant"), "serve", "--config"]).arg(&config);
+        command.envs(start.environment.iter().copied());
+        command.stdin(start.socket.map_or_else(Stdio::null, Stdio::from)).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().expect("start pgtenant");
         let log = BufReader::new(process.stderr.take().expect("its log")).lines();
-        let registry = registry.to_owned();
+        let (registry, listen) = (registry.to_owned(), listen.to_owned());
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut child = Self { address, http: None, process, log, registry, config, _directory: directory };
-        if sections.contains("[http]") {
+        let mut child = Self { address, http: None, process, log, registry, listen, config, _directory: directory };
+        if start.sections.contains("[http]") {
             child.http = Some(address_in(&child.logged("serving HTTP").await));
         }
         child.address = address_in(&child.logged("listening").await);
@@ -72,7 +96,7 @@ impl Child {
 
     /// Writes the configuration anew.
     pub(crate) fn configure(&self, sections: &str) {
-        write(&self.config, &self.registry, sections);
+        write(&self.config, &self.registry, &self.listen, sections);
     }
 
     /// Sends a signal.
@@ -109,8 +133,8 @@ fn address_in(line: &str) -> SocketAddr {
     address.trim().parse().expect("an address")
 }
 
-fn write(path: &PathBuf, registry: &str, sections: &str) {
-    let mut text = String::from("[listen]\naddress = \"127.0.0.1:0\"\n");
+fn write(path: &PathBuf, registry: &str, listen: &str, sections: &str) {
+    let mut text = format!("[listen]\n{listen}\n");
     if !sections.contains("[http]") {
         text.push_str("[http]\naddress = \"\"\n");
     }

@@ -7,7 +7,7 @@ mod watch;
 pub(crate) mod wire;
 mod world;
 
-pub(crate) use child::Child;
+pub(crate) use child::{Child, Start};
 pub(crate) use postgres::{Database, Role, client_program, cluster, database, role, unique};
 pub(crate) use proxy::{Running, connect, one, proxy, proxy_over, refusal, settings};
 pub(crate) use watch::{Watch, until};

@@ -331,6 +331,11 @@ impl Wire {
         self.until_ready().await.iter().map(|message| char::from(message.kind)).collect()
     }
 
+    /// Waits until the connection ends, whatever is said before.
+    pub(crate) async fn until_ended(&mut self) {
+        while self.receive().await.is_some() {}
+    }
+
     /// Whether the other side closed the connection; waits for it.
     pub(crate) async fn is_closed(&mut self) -> bool {
         self.receive().await.is_none()
