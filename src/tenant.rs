@@ -440,6 +440,15 @@ pub struct Placement {
     pub ready: bool,
 }
 
+impl Placement {
+    /// Whether sessions of the one can go on in the other: all is the same but how many connections there may be.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let server = Server { max_connections: other.server.max_connections, ..Server::clone(&self.server) };
+        Self { pool_size: other.pool_size, server: Arc::new(server), ..self.clone() } == *other
+    }
+}
+
 /// A login of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {

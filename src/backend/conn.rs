@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::cancel::CancelTarget;
 use super::connect::Connected;
+use super::departure::Departure;
 use super::endpoint::Endpoint;
 use super::fields::{parameter_status, set_parameter, sqlstate_of};
 use super::frames::take_frame;
@@ -75,6 +76,13 @@ pub struct ServerConn {
     /// When it last served somebody.
     pub last_used: Instant,
     endpoint: Arc<Endpoint>,
+    departure: Departure,
+}
+
+impl Drop for ServerConn {
+    fn drop(&mut self) {
+        self.departure.begin(&self.stream);
+    }
 }
 
 impl fmt::Debug for ServerConn {
@@ -91,7 +99,12 @@ impl ServerConn {
     ///
     /// # Errors
     /// The runtime could not register the socket.
-    pub fn attach(connected: Connected, endpoint: Arc<Endpoint>, want: &Want) -> io::Result<Self> {
+    pub fn attach(
+        connected: Connected,
+        endpoint: Arc<Endpoint>,
+        want: &Want,
+        departure: Departure,
+    ) -> io::Result<Self> {
         let Connected { stream, process_id, secret, parameters, notices } = connected;
         let now = Instant::now();
         Ok(Self {
@@ -109,6 +122,7 @@ impl ServerConn {
             created: now,
             last_used: now,
             endpoint,
+            departure,
         })
     }
 

@@ -2,17 +2,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::time::Instant;
 
 use super::key::PoolKey;
+use super::quotas::Quotas;
 use super::servers::{ServerPool, Servers};
 use super::traffic::{Totals, Traffic};
-use crate::pool::{Limits, Pool, Stats};
+use super::want::digest;
+use crate::pool::{Account, Bell, Lane, Limits, Pool, Share, Stats};
 use crate::protocol::{Report, SqlState};
+use crate::tenant::{Placement, TenantId};
 
 /// No further pool can be made: all that there are are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -95,9 +98,25 @@ impl PoolBudget {
     }
 }
 
+/// What a pool may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Its own bounds.
+    pub limits: Limits,
+    /// Its part of what its server has for all.
+    pub share: Share,
+    /// Most connections of its server; zero for any number.
+    pub server_max: u32,
+}
+
 /// The pools of one thread.
 pub struct Pools {
     budget: Arc<PoolBudget>,
+    quotas: Arc<Quotas>,
+    /// Rings when a pool has to look at its accounts.
+    bell: Bell,
+    /// Where clients of tenants wait that have their pools in common, by pool and tenant.
+    lanes: RefCell<HashMap<(PoolKey, TenantId), Weak<Lane>>>,
     entries: RefCell<HashMap<PoolKey, Entry>>,
     /// Drained pools that still have connections out.
     retired: RefCell<Vec<(PoolKey, Rc<ServerPool>)>>,
@@ -113,11 +132,30 @@ impl std::fmt::Debug for Pools {
 }
 
 impl Pools {
-    /// No pools yet, and never more than the budget has room for.
+    /// No pools yet, and never more than the budget has room for. When the bell has rung, [`Pools::heed`] is to be called on this thread.
     #[must_use]
-    pub fn new(budget: Arc<PoolBudget>) -> Self {
-        let (entries, retired) = Default::default();
-        Self { budget, entries, retired, clock: Cell::new(0), departed: Rc::default() }
+    pub fn new(budget: Arc<PoolBudget>, quotas: Arc<Quotas>, bell: Bell) -> Self {
+        let (entries, retired, lanes) = Default::default();
+        Self { budget, quotas, bell, lanes, entries, retired, clock: Cell::new(0), departed: Rc::default() }
+    }
+
+    /// Takes what is reserved for the pools here, and gives up what others wait for.
+    pub fn heed(&self) {
+        self.list().iter().for_each(|(_, pool)| pool.heed());
+    }
+
+    /// Where a tenant's clients wait in a pool that is common to several.
+    #[must_use]
+    pub fn lane(&self, key: &PoolKey, tenant: TenantId, share: Share) -> Rc<Lane> {
+        let mut lanes = self.lanes.borrow_mut();
+        let place = (key.clone(), tenant);
+        if let Some(lane) = lanes.get(&place).and_then(Weak::upgrade) {
+            lane.set(share, 0);
+            return lane;
+        }
+        let lane = Rc::new(Lane::new(share, 0));
+        lanes.insert(place, Rc::downgrade(&lane));
+        lane
     }
 
     /// The pool of a key; made, and an idle one evicted for it, if there is none.
@@ -127,20 +165,24 @@ impl Pools {
     pub fn get_or_create(
         &self,
         key: &PoolKey,
-        limits: Limits,
+        terms: Terms,
         make: impl FnOnce() -> Servers,
     ) -> Result<Rc<ServerPool>, PoolsFull> {
         let used = self.clock.get() + 1;
         self.clock.set(used);
         // A tenant's own pool follows its own size; a common one keeps the size that it was made with.
+        let limits = terms.limits;
         let resized = |pool: &ServerPool| key.tenant.is_some() && pool.limits().size != limits.size;
-        if let Some(entry) = self.entries.borrow_mut().get_mut(key)
-            && !resized(&entry.pool)
-        {
+        let known = self.entries.borrow_mut().get_mut(key).map(|entry| {
             entry.used = used;
-            return Ok(Rc::clone(&entry.pool));
+            Rc::clone(&entry.pool)
+        });
+        if let Some(pool) = known {
+            if resized(&pool) {
+                pool.set_limits(limits);
+            }
+            return Ok(pool);
         }
-        self.retire(|known| known == key);
         if !self.budget.take() {
             // The place of one that is evicted here is taken over at once.
             if !self.evict() || !self.budget.take() {
@@ -149,9 +191,23 @@ impl Pools {
         }
         let servers = make();
         servers.traffic().bequeath(&self.departed);
-        let pool = Pool::new(servers, limits);
+        let pool = Pool::under(servers, limits, self.accounts(key, terms));
         self.entries.borrow_mut().insert(key.clone(), Entry { pool: Rc::clone(&pool), used });
         Ok(pool)
+    }
+
+    /// The accounts of a new pool: with its server's quota, as its tenant's or as that of all whose pool it is.
+    fn accounts(&self, key: &PoolKey, terms: Terms) -> Vec<Account> {
+        let owner = key.tenant.map_or_else(|| digest(key), |tenant| digest(&tenant));
+        let server = self.quotas.server(&key.address.name, terms.server_max);
+        vec![Account::open(&server, owner, terms.share, Arc::clone(&self.bell))]
+    }
+
+    /// The servers of these places may have as many connections as these say, from now on.
+    pub fn bound(&self, placements: &[Arc<Placement>]) {
+        for server in placements.iter().map(|placement| &placement.server) {
+            self.quotas.server(&server.name, server.max_connections.unwrap_or(0));
+        }
     }
 
     /// All pools, retired ones with connections still out included.
@@ -235,6 +291,7 @@ impl Pools {
             kept
         });
         self.forget_retired();
+        self.lanes.borrow_mut().retain(|_, lane| lane.strong_count() > 0);
     }
 
     fn forget_retired(&self) {
@@ -280,16 +337,21 @@ mod tests {
 
     fn get(pools: &Pools, key: &PoolKey) -> Result<Rc<ServerPool>, PoolsFull> {
         let make = || Servers::new(key, Credential::Nothing, Handle::current(), Duration::from_secs(10));
-        pools.get_or_create(key, Limits::from(&crate::pool::Config::default()), make)
+        let limits = Limits::from(&crate::pool::Config::default());
+        pools.get_or_create(key, Terms { limits, share: Share::default(), server_max: 0 }, make)
+    }
+
+    fn pools(max_pools: u32) -> Pools {
+        Pools::new(PoolBudget::new(max_pools), Arc::default(), Arc::new(|| {}))
     }
 
     fn want() -> Rc<Want> {
-        Rc::new(Want { class: 0, affinity: 0, startup: Vec::new(), require_schema: None })
+        Rc::new(Want { class: 0, affinity: 0, startup: Vec::new(), require_schema: None, lane: None })
     }
 
     #[tokio::test]
     async fn the_least_recently_used_pool_makes_room() {
-        let pools = Pools::new(PoolBudget::new(2));
+        let pools = pools(2);
         let [a, b, c] = ["a", "b", "c"].map(|user| key(user, 1));
         let first = get(&pools, &a).unwrap();
         let second = get(&pools, &b).unwrap();
@@ -305,7 +367,7 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = silent.local_addr().unwrap().port();
         let test = async move {
-            let pools = Pools::new(PoolBudget::new(1));
+            let pools = pools(1);
             let used = get(&pools, &key("a", port)).unwrap();
             let waiting = spawn_local({
                 let used = Rc::clone(&used);
@@ -328,7 +390,7 @@ mod tests {
     async fn a_failing_servers_pool_is_remembered_and_evicted_last() {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let test = async move {
-            let pools = Pools::new(PoolBudget::new(2));
+            let pools = pools(2);
             let (failing, other) = (key("failing", closed), key("other", closed));
             assert!(get(&pools, &failing).unwrap().checkout(want()).await.is_err());
             get(&pools, &other).unwrap();

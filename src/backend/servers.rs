@@ -11,13 +11,14 @@ use tokio::task::JoinHandle;
 
 use super::conn::ServerConn;
 use super::connect::{Connected, connect};
+use super::departure::Departure;
 use super::endpoint::Endpoint;
 use super::error::ConnectError;
 use super::key::PoolKey;
 use super::target::{Credential, Target};
 use super::traffic::Traffic;
 use super::want::Want;
-use crate::pool::{Checkout, Manage, Pool};
+use crate::pool::{Checkout, Lane, Manage, Permits, Pool};
 
 /// A pool of connections to one database, as one role.
 pub type ServerPool = Pool<Servers>;
@@ -72,6 +73,10 @@ impl Manage for Servers {
     type Want = Rc<Want>;
     type Error = ConnectError;
 
+    fn lane<'a>(&self, want: &'a Rc<Want>) -> Option<&'a Rc<Lane>> {
+        want.lane.as_ref()
+    }
+
     fn class(&self, want: &Rc<Want>) -> u64 {
         want.class
     }
@@ -92,7 +97,11 @@ impl Manage for Servers {
         conn.is_alive()
     }
 
-    fn connect(&self, want: &Rc<Want>) -> impl Future<Output = Result<ServerConn, ConnectError>> + 'static {
+    fn connect(
+        &self,
+        want: &Rc<Want>,
+        permits: Permits,
+    ) -> impl Future<Output = Result<ServerConn, ConnectError>> + 'static {
         let target = Target {
             endpoint: Arc::clone(&self.endpoint),
             database: self.database.clone(),
@@ -106,7 +115,9 @@ impl Manage for Servers {
             let endpoint = Arc::clone(&target.endpoint);
             let mut task = Task(front.spawn(async move { logged(target).await }));
             let connected = (&mut task.0).await.unwrap_or(Err(ConnectError::Shutdown))?;
-            ServerConn::attach(connected, endpoint, &want).map_err(ConnectError::io("take the connection over"))
+            let departure = Departure::new(permits, front);
+            let attached = ServerConn::attach(connected, endpoint, &want, departure);
+            attached.map_err(ConnectError::io("take the connection over"))
         }
     }
 

@@ -1,8 +1,11 @@
 //! What sessions want of pools, and how alike two wants are.
 
 use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 
 use aws_lc_rs::digest::{Context as Digest, SHA256};
+
+use crate::pool::Lane;
 
 /// What a session wants of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub struct Want {
     pub startup: Vec<(String, String)>,
     /// A schema that must exist.
     pub require_schema: Option<String>,
+    /// Where it waits for its turn, on a pool that serves other tenants as well.
+    pub lane: Option<Rc<Lane>>,
 }
 
 /// A digest that is the same in all threads and runs of one build, and that nobody can aim at another's by chance.

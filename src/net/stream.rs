@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -81,6 +82,16 @@ impl Stream {
     #[must_use]
     pub fn from_unix(socket: UnixStream) -> Self {
         Self { engine: Engine::Plain(Socket::Unix(socket)), peer: Peer::Unix, unread: Box::default() }
+    }
+
+    /// Another handle of its socket, for whoever waits until the peer has closed it, too.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        match &self.engine {
+            Engine::Plain(socket) | Engine::Tls(socket, _) => socket.duplicate(),
+        }
     }
 
     /// Gives back bytes that were read too far: the next reads give them first. Only what the last read gave can be given

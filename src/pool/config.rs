@@ -54,7 +54,7 @@ pub enum Pinning {
 }
 
 /// The bounds of one pool.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most connections, in use or not; at least one.
     pub size: u32,

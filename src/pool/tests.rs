@@ -12,41 +12,42 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Want {
+pub(super) struct Want {
     class: u64,
     affinity: u64,
     refused: bool,
 }
 
-fn want(class: u64, affinity: u64) -> Want {
+pub(super) fn want(class: u64, affinity: u64) -> Want {
     Want { class, affinity, refused: false }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Error {
+pub(super) enum Error {
     Down,
     Refused,
 }
 
 /// What the fake server does and has seen.
 #[derive(Default)]
-struct Server {
-    down: Cell<bool>,
+pub(super) struct Server {
+    pub(super) down: Cell<bool>,
     attempts: RefCell<Vec<Instant>>,
-    made: Cell<u64>,
-    live: Cell<u32>,
-    live_max: Cell<u32>,
+    pub(super) made: Cell<u64>,
+    pub(super) live: Cell<u32>,
+    pub(super) live_max: Cell<u32>,
     dead: RefCell<HashSet<u64>>,
 }
 
-struct Conn {
+pub(super) struct Conn {
     id: u64,
     class: u64,
     affinity: u64,
     server: Rc<Server>,
+    _permits: Permits,
 }
 
 impl Drop for Conn {
@@ -55,9 +56,9 @@ impl Drop for Conn {
     }
 }
 
-struct Fake {
-    server: Rc<Server>,
-    latency: Duration,
+pub(super) struct Fake {
+    pub(super) server: Rc<Server>,
+    pub(super) latency: Duration,
 }
 
 impl Manage for Fake {
@@ -80,7 +81,7 @@ impl Manage for Fake {
     fn is_alive(&self, conn: &mut Conn) -> bool {
         !self.server.dead.borrow().contains(&conn.id)
     }
-    fn connect(&self, want: &Want) -> impl Future<Output = Result<Conn, Error>> + 'static {
+    fn connect(&self, want: &Want, permits: Permits) -> impl Future<Output = Result<Conn, Error>> + 'static {
         let (server, latency, want) = (Rc::clone(&self.server), self.latency, *want);
         async move {
             server.attempts.borrow_mut().push(Instant::now());
@@ -94,7 +95,8 @@ impl Manage for Fake {
             server.made.set(server.made.get() + 1);
             server.live.set(server.live.get() + 1);
             server.live_max.set(server.live_max.get().max(server.live.get()));
-            Ok(Conn { id: server.made.get(), class: want.class, affinity: want.affinity, server })
+            let (class, affinity) = (want.class, want.affinity);
+            Ok(Conn { id: server.made.get(), class, affinity, server, _permits: permits })
         }
     }
     fn counts_against_server(&self, error: &Error) -> bool {
@@ -102,7 +104,7 @@ impl Manage for Fake {
     }
 }
 
-fn limits(size: u32) -> Limits {
+pub(super) fn limits(size: u32) -> Limits {
     Limits {
         size,
         queue_length_max: 100,
@@ -118,7 +120,7 @@ fn pool(limits: Limits) -> (Rc<Pool<Fake>>, Rc<Server>) {
     (Pool::new(Fake { server: Rc::clone(&server), latency: 5 * MS }, limits), server)
 }
 
-fn run<F: Future>(test: F) -> F::Output {
+pub(super) fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, test)
 }

@@ -34,7 +34,7 @@ use self::operations::Order;
 use self::peers::Peers;
 use self::worker::{Command, Settings, Worker};
 use crate::auth::MockKey;
-use crate::backend::PoolBudget;
+use crate::backend::{PoolBudget, Quotas, ServerUse};
 use crate::frontend::{IdentifyConfig, ListenConfig, introduced};
 use crate::net::tls::{install_provider, server_config};
 use crate::net::{ServerTls, Stream};
@@ -101,6 +101,7 @@ struct Shared {
     mock: MockKey,
     keys: CancelKeys,
     peers: Peers,
+    quotas: Arc<Quotas>,
     workers: Vec<Worker>,
     next_session: AtomicU64,
     adoption: Adoption,
@@ -157,9 +158,11 @@ impl Proxy {
         let (met, peer_listener) = Peers::bind(config.listen.peer_address.as_deref()).await?;
         let (peers, inboxes): (Vec<_>, Vec<_>) =
             (0..threads(config.listen.threads)).map(|_| unbounded_channel()).unzip();
+        let quotas = Arc::<Quotas>::default();
         let settings = Settings {
             front: tokio::runtime::Handle::current(),
             budget: PoolBudget::new(config.pool.max_pools),
+            quotas: Arc::clone(&quotas),
             pool: config.pool,
             timeouts: config.timeouts,
             keys: keys.clone(),
@@ -178,6 +181,7 @@ impl Proxy {
             mock: MockKey::random(),
             keys,
             peers: met,
+            quotas,
             workers,
             next_session: AtomicU64::new(1),
             adoption: Adoption::default(),
@@ -237,6 +241,12 @@ impl Proxy {
     #[must_use]
     pub fn adoption(&self) -> Vec<Adopted> {
         self.shared.adoption.list()
+    }
+
+    /// How far the connections of each server are used by all pools together.
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerUse> {
+        self.shared.quotas.servers()
     }
 
     /// How many clients are connected.

@@ -3,6 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +12,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, check_idle};
+use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, Quotas, check_idle};
+use crate::pool::Bell;
 use crate::protocol::{Report, SqlState};
 use crate::session::{self, Arrival, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState};
 use crate::tenant::{Tenant, TenantId, TenantStatus};
@@ -41,6 +43,8 @@ pub(super) enum Command {
     Measure(oneshot::Sender<ThreadState>),
     /// Give up an idle pool, for one of another thread; was there one?
     Evict(oneshot::Sender<bool>),
+    /// The pools here have something to take or to give up.
+    Heed,
     /// Hold up these sessions, and no others.
     Paused(Vec<Held>),
     /// Close the server connections of these as they become free.
@@ -67,6 +71,7 @@ pub(super) struct Settings {
     pub(super) timeouts: session::Config,
     pub(super) keys: CancelKeys,
     pub(super) budget: Arc<PoolBudget>,
+    pub(super) quotas: Arc<Quotas>,
     /// The inboxes of all threads, in their order.
     pub(super) peers: Vec<UnboundedSender<Command>>,
 }
@@ -119,7 +124,9 @@ impl Worker {
 
 async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Command>) {
     let thread = Thread::new(settings.front, settings.timeouts);
-    let pools = Rc::new(Pools::new(settings.budget));
+    let rung = Arc::new(AtomicBool::new(false));
+    let bell = bell(Arc::clone(&rung), settings.peers[index].clone());
+    let pools = Rc::new(Pools::new(settings.budget, settings.quotas, bell));
     let begin = Rc::new(Begin {
         thread: Rc::clone(&thread),
         thread_index: index,
@@ -138,6 +145,11 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
         tokio::select! {
             command = inbox.recv() => match command {
                 Some(Command::Stop) | None => break,
+                Some(Command::Heed) => {
+                    // Before the look: what comes during it rings again.
+                    rung.store(false, Ordering::Release);
+                    pools.heed();
+                }
                 Some(command) => obey(command, &begin),
             },
             _ = ticks.tick() => {
@@ -157,6 +169,16 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
         }
     }
     pools.drain();
+}
+
+/// Tells a thread to look at its pools' accounts, once until it does.
+fn bell(rung: Arc<AtomicBool>, inbox: UnboundedSender<Command>) -> Bell {
+    Arc::new(move || {
+        // A thread that is gone has no pools any more.
+        if !rung.swap(true, Ordering::AcqRel) && inbox.send(Command::Heed).is_err() {
+            tracing::debug!("relay thread has ended");
+        }
+    })
 }
 
 /// Whether the last health check is over.
@@ -238,7 +260,8 @@ fn obey(command: Command, begin: &Rc<Begin>) {
         Command::Timeouts(timeouts) => thread.set_timeouts(timeouts),
         Command::Drain => thread.drain(),
         Command::Kill => thread.sessions().iter().for_each(|control| control.kill(shutdown())),
-        Command::Stop => {}
+        // The loop does these.
+        Command::Heed | Command::Stop => {}
     }
 }
 
@@ -258,10 +281,11 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
         }
         return;
     };
+    begin.pools.bound(&tenant.placements);
     for control in &concerned {
         control.ends_at.set(None);
         let old = &control.placement;
-        let same = tenant.placement(old.module.as_str()).is_some_and(|new| **new == **old);
+        let same = tenant.placement(old.module.as_str()).is_some_and(|new| new.is_same_place(old));
         if !same {
             control.drain();
         }

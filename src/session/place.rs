@@ -8,10 +8,10 @@ use super::context::Assertion;
 use super::state::{Rules, SharedRules, is_read_by};
 use super::ticket::{Begin, Ticket};
 use crate::backend::{
-    Asserted, ConnectError, Context, Credential, PoolKey, QueryError, ServerAddress, ServerPool, Servers, Want, digest,
-    simple,
+    Asserted, ConnectError, Context, Credential, PoolKey, QueryError, ServerAddress, ServerPool, Servers, Terms, Want,
+    digest, simple,
 };
-use crate::pool::{self, Checkout, CheckoutError, Limits, Pinning};
+use crate::pool::{self, Checkout, CheckoutError, Limits, Pinning, Share};
 use crate::protocol::Report;
 use crate::tenant::{Isolation, Placement, PoolMode, Pooling, quote_ident};
 
@@ -141,12 +141,13 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
         user: ticket.server_user.clone(),
     };
     let pool_id = digest(&key);
-    let limits = limits(placement, &begin.pool);
-    let finder = PoolFinder { key, limits, credential: ticket.credential.clone(), begin: Rc::clone(begin) };
+    let lane = shared.then(|| begin.pools.lane(&key, ticket.tenant.id, Share::default()));
+    let terms = terms(placement, &begin.pool);
+    let finder = PoolFinder { key, terms, credential: ticket.credential.clone(), begin: Rc::clone(begin) };
     let pool = finder.find().await?;
     pool.manager().set_credential(ticket.credential.clone());
     let require_schema = if shared { None } else { placement.schema.clone() };
-    let want = Want { class, affinity, startup, require_schema };
+    let want = Want { class, affinity, startup, require_schema, lane };
     let statement_scope = digest(&(pool_id, ticket.tenant.id, class, reading(&context.settings)));
     let assertion = Assertion::new(context, shared);
     let prepared_max = begin.pool.max_prepared_statements;
@@ -178,7 +179,7 @@ fn shared_rules(placement: &Placement, context: &Context) -> SharedRules {
 /// Finds a session's pool, at its beginning and when the pool it had was evicted.
 pub(crate) struct PoolFinder {
     key: PoolKey,
-    limits: Limits,
+    terms: Terms,
     credential: Credential,
     begin: Rc<Begin>,
 }
@@ -191,23 +192,23 @@ impl PoolFinder {
             let front = begin.thread.front().clone();
             Servers::new(&self.key, self.credential.clone(), front, begin.pool.connect_timeout)
         };
-        let full = match begin.pools.get_or_create(&self.key, self.limits.clone(), make) {
+        let full = match begin.pools.get_or_create(&self.key, self.terms, make) {
             Ok(pool) => return Ok(pool),
             Err(full) => full,
         };
         if !(begin.make_room)().await {
             return Err(full.report());
         }
-        begin.pools.get_or_create(&self.key, self.limits.clone(), make).map_err(|full| full.report())
+        begin.pools.get_or_create(&self.key, self.terms, make).map_err(|full| full.report())
     }
 }
 
-fn limits(placement: &Placement, config: &pool::Config) -> Limits {
+fn terms(placement: &Placement, config: &pool::Config) -> Terms {
     let mut limits = Limits::from(config);
     if let Some(size) = placement.pool_size {
         limits.size = size.max(1);
     }
-    limits
+    Terms { limits, share: Share::default(), server_max: placement.server.max_connections.unwrap_or(0) }
 }
 
 /// What pgtenant itself sets for the tenant.

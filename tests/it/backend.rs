@@ -9,11 +9,11 @@ use std::time::Duration;
 use pgtenant::auth::scram::{self, Server as ScramServer};
 use pgtenant::auth::{self, Keys, Secret, Verifier};
 use pgtenant::backend::{
-    Asserted, Broken, ConnectError, Connected, Credential, Endpoint, PoolKey, QueryError, ServerAddress, ServerConn,
-    ServerPool, Servers, Target, Want, cancel, connect, digest, has_schema, simple,
+    Asserted, Broken, ConnectError, Connected, Credential, Departure, Endpoint, PoolKey, QueryError, ServerAddress,
+    ServerConn, ServerPool, Servers, Target, Want, cancel, connect, digest, has_schema, simple,
 };
 use pgtenant::cluster::Cluster;
-use pgtenant::pool::{CheckoutError, Limits, Pool};
+use pgtenant::pool::{CheckoutError, Limits, Permits, Pool};
 use pgtenant::tenant::{ModuleName, ServerName, SslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -70,8 +70,9 @@ fn sorted(mut pairs: Vec<(String, String)>) -> Vec<(String, String)> {
 }
 
 fn attached(connected: Connected, target: &Target) -> ServerConn {
-    let want = Want { class: 1, affinity: 2, startup: Vec::new(), require_schema: None };
-    ServerConn::attach(connected, Arc::clone(&target.endpoint), &want).unwrap()
+    let want = Want { class: 1, affinity: 2, startup: Vec::new(), require_schema: None, lane: None };
+    let departure = Departure::new(Permits::default(), Handle::current());
+    ServerConn::attach(connected, Arc::clone(&target.endpoint), &want, departure).unwrap()
 }
 
 async fn open(target: &Target) -> ServerConn {
@@ -556,7 +557,7 @@ fn pool(front: &Handle, cluster: &Cluster, role: &Role, size: u32) -> Rc<ServerP
 
 fn want(startup: &[(&str, &str)]) -> Rc<Want> {
     let startup = pairs(startup);
-    Rc::new(Want { class: digest(&startup), affinity: 0, startup, require_schema: None })
+    Rc::new(Want { class: digest(&startup), affinity: 0, startup, require_schema: None, lane: None })
 }
 
 #[test]

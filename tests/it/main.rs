@@ -29,6 +29,8 @@ mod drain;
 #[cfg(test)]
 mod edges;
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;
