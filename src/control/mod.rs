@@ -2,6 +2,7 @@
 
 mod adopt;
 mod apply;
+mod audit;
 mod connection;
 mod database;
 mod error;
@@ -13,6 +14,7 @@ pub mod migrate;
 mod order;
 mod pattern;
 mod place;
+mod probes;
 mod provision;
 mod removal;
 mod roles;
@@ -26,6 +28,7 @@ mod tenants;
 mod versions;
 
 pub use apply::ApplyConfig;
+pub use audit::{Audited, audit};
 pub use connection::{Connection, admin_credentials, app_credentials};
 pub use error::{Error, PatternError};
 pub use files::migrations_directory;
@@ -35,6 +38,7 @@ pub use logins::LoginMade;
 pub use order::{DEFAULT_LOGIN, Inventory, Limits, Overrides, check_module, default_login};
 pub use pattern::Pattern;
 pub use place::{LoginRole, Place, TENANT_COLUMN};
+pub use probes::{ProbeRun, ProbeServer, make_probe};
 pub use provision::{Provisioned, SCRAM_ITERATIONS, check_admin, provision, verifier};
 pub use script::ScriptError;
 pub use steps::Steps;

@@ -130,8 +130,21 @@ pub(super) async fn set_login(place: &Place, login: &LoginRole) -> Result<(), Er
 
 /// A connection from which roles and databases are made and dropped.
 pub(super) async fn maintenance(place: &Place, admin: &Credentials) -> Result<Connection, Error> {
+    maintenance_of(&place.server, admin).await
+}
+
+/// The same on a server.
+pub(super) async fn maintenance_of(server: &Arc<Server>, admin: &Credentials) -> Result<Connection, Error> {
     let database = admin.database.as_deref().unwrap_or(MAINTENANCE_DATABASE);
-    Connection::open(&place.server, admin, database).await
+    Connection::open(server, admin, database).await
+}
+
+/// The name of a server's service login, if it has one.
+pub(super) async fn app_login(server: &Server) -> Result<Option<String>, Error> {
+    if server.app_secret.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(app_credentials(server).await?.user))
 }
 
 async fn map_roles(step: &Step<'_>, place: &Place, service: Option<&Credentials>) -> Result<(), Error> {

@@ -91,6 +91,28 @@ pub(super) async fn drop_marked(step: &Step<'_>, role: &str, mark: &str) -> Resu
     step.run(&format!("DROP ROLE {}", quote_ident(role))).await
 }
 
+/// Drops every role of ours whose name begins so, and ends its sessions. They own nothing any more.
+pub(super) async fn drop_all_marked(step: &Step<'_>, prefix: &str) -> Result<(), Error> {
+    let sql = "SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, $1) \
+               AND shobj_description(oid, 'pg_authid') LIKE 'pgtenant:%'";
+    for row in step.query(sql, &[&prefix]).await? {
+        let role: String = row.try_get(0).map_err(|source| step.failed(source))?;
+        end_sessions(step, &role).await?;
+        step.run(&format!("DROP ROLE {}", quote_ident(&role))).await?;
+    }
+    Ok(())
+}
+
+/// Drops the service login of shared pools, if provisioning made it and nothing depends on it.
+pub(super) async fn drop_service(step: &Step<'_>, role: &str) -> Result<(), Error> {
+    let used = "SELECT EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass \
+                    AND refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1))";
+    if step.value::<bool>(used, &[&role]).await? {
+        return Ok(());
+    }
+    drop_marked(step, role, SERVICE_MARK).await
+}
+
 /// The databases in which a role that bears the mark has rights or objects. Its sessions end, and with them their temporary tables.
 pub(super) async fn rights(step: &Step<'_>, role: &str, mark: &str) -> Result<Vec<String>, Error> {
     if !is_marked(step, role, mark).await? {
