@@ -22,3 +22,4 @@ pub mod session;
 pub mod telemetry;
 pub mod tenant;
 pub mod times;
+pub mod verify;
