@@ -51,7 +51,7 @@ impl Globals {
 /// The global flags, made sense of.
 pub(super) struct Context {
     globals: Globals,
-    _log: Log,
+    log: Log,
 }
 
 impl Context {
@@ -64,12 +64,17 @@ impl Context {
             _ => "debug",
         };
         let log = Log::start(&telemetry::Config { level: level.to_owned(), ..telemetry::Config::default() });
-        Ok(Self { globals, _log: log.context("start the log")? })
+        Ok(Self { globals, log: log.context("start the log")? })
     }
 
     /// Whether standard output is for a program.
     pub(super) const fn json(&self) -> bool {
         self.globals.json
+    }
+
+    /// Keeps warnings out of a command that provokes them, unless more was asked for.
+    pub(super) fn hush(&self) -> anyhow::Result<()> {
+        if self.globals.verbose == 0 { Ok(self.log.set_level("error")?) } else { Ok(()) }
     }
 
     /// Where clients reach the proxy.

@@ -18,6 +18,7 @@ mod service;
 mod shell;
 mod source;
 mod tenant;
+mod verify;
 mod view;
 
 use clap::{Parser, Subcommand};
@@ -57,6 +58,9 @@ enum Command {
     Tenant(tenant::Command),
     /// Bring all tenants' places to the version of their modules' migrations, or see how they stand.
     Migrate(Box<migrate::Migrate>),
+    /// Try whether the walls between tenants stand.
+    #[command(subcommand)]
+    Verify(verify::Command),
     /// The script that makes a shell complete these commands.
     Completions(shell::Completions),
     /// The manual, as pages for man(1).
@@ -85,6 +89,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             Command::Module(command) => module::run(&context, command).await,
             Command::Tenant(command) => tenant::run(&context, command).await,
             Command::Migrate(command) => migrate::run(&context, *command).await,
+            Command::Verify(command) => verify::run(&context, command).await,
             Command::Completions(shell) => shell::completions(&shell),
             Command::Man(man) => shell::man(&context, &man),
         }

@@ -70,3 +70,5 @@ mod support;
 mod takeover;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod verify;
