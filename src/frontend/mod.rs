@@ -19,7 +19,7 @@ pub use error::Error;
 pub use identify::{Claim, Directory, Identified, Request, Unknown, UnknownReason, default_tenant_notice, identify};
 pub use introduce::introduced;
 pub use names::Source;
-pub use open::{Opened, Opening, open, turn_away};
+pub use open::{Encryption, Opened, Opening, open, turn_away};
 pub use settings::filter_settings;
 
 #[cfg(test)]

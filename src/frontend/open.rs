@@ -5,10 +5,13 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncWriteExt;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::net::{Peer, ServerTls, Stream};
 use crate::protocol::{
@@ -47,12 +50,21 @@ pub struct Opened {
     pub parameters: Vec<(String, String)>,
 }
 
+/// TLS for clients.
+#[derive(Debug, Clone)]
+pub struct Encryption {
+    /// The certificate, and what is agreed to with it.
+    pub tls: Arc<ServerTls>,
+    /// Where handshakes are done, which take too long for a thread that relays.
+    pub runtime: Handle,
+}
+
 /// Brings a new connection to its startup message or cancel request. Where the client is refused it has been told so, and the
 /// connection is closed. The caller bounds the time.
 ///
 /// # Errors
 /// [`Error`]: of the socket, of TLS, or what the client did wrong.
-pub async fn open(mut stream: Stream, tls: Option<&ServerTls>, policy: ClientTls) -> Result<Opening, Error> {
+pub async fn open(mut stream: Stream, tls: Option<&Encryption>, policy: ClientTls) -> Result<Opening, Error> {
     let is_local = *stream.peer() == Peer::Unix;
     let tls = tls.filter(|_| policy != ClientTls::Disable && !is_local);
     let mut requests = Requests::default();
@@ -108,6 +120,20 @@ pub(crate) async fn refuse(stream: &mut Stream, error: Error) -> Error {
         say_goodbye(stream, &farewell).await;
     }
     error
+}
+
+impl Encryption {
+    /// Makes a stream a TLS one, elsewhere, and takes it back. A handshake that is not waited for any more ends.
+    async fn accept(&self, stream: Stream, prefix: &[u8]) -> io::Result<Stream> {
+        let (client, tls, prefix) = (stream.detach()?, Arc::clone(&self.tls), prefix.to_vec());
+        let mut handshake = JoinSet::new();
+        let shake_hands = async move { client.attach()?.accept_tls(&prefix, &tls).await?.detach() };
+        handshake.spawn_on(shake_hands, &self.runtime);
+        match handshake.join_next().await {
+            Some(Ok(done)) => done?.attach(),
+            Some(Err(_)) | None => Err(io::Error::other("the handshake's runtime ended")),
+        }
+    }
 }
 
 /// Which requests for encryption a connection has made.
@@ -169,8 +195,8 @@ async fn read_packet(stream: &mut Stream, inbox: Inbox, rest: usize, what: &'sta
 
 /// TLS without asking first. There ALPN must say that PostgreSQL is meant, so that no other protocol's TLS is answered (as
 /// PostgreSQL demands).
-async fn direct_tls(stream: Stream, prefix: &[u8], tls: &ServerTls) -> Result<Stream, Error> {
-    let mut stream = stream.accept_tls(prefix, tls).await.map_err(Error::Tls)?;
+async fn direct_tls(stream: Stream, prefix: &[u8], tls: &Encryption) -> Result<Stream, Error> {
+    let mut stream = tls.accept(stream, prefix).await.map_err(Error::Tls)?;
     match stream.tls().and_then(|info| info.alpn.as_deref()) {
         Some(crate::net::tls::ALPN) => Ok(stream),
         _ => Err(refuse(&mut stream, Error::NoAlpn).await),
@@ -190,10 +216,10 @@ fn early_data(inbox: &Inbox, request: Announced) -> Result<(), Error> {
 }
 
 /// Answers a request for encryption: `S` and TLS, or `N`.
-async fn answer(mut stream: Stream, tls: Option<&ServerTls>) -> Result<Stream, Error> {
+async fn answer(mut stream: Stream, tls: Option<&Encryption>) -> Result<Stream, Error> {
     stream.write_all(if tls.is_some() { b"S" } else { b"N" }).await.map_err(Error::Io)?;
     match tls {
-        Some(tls) => stream.accept_tls(&[], tls).await.map_err(Error::Tls),
+        Some(tls) => tls.accept(stream, &[]).await.map_err(Error::Tls),
         None => Ok(stream),
     }
 }

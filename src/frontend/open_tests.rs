@@ -25,7 +25,11 @@ async fn connect(policy: ClientTls) -> (TcpStream, Outcome) {
     let server = Stream::from_tcp(accepted.unwrap().0);
     let client = client.unwrap();
     client.set_nodelay(true).unwrap();
-    (client, tokio::spawn(async move { open(server, Some(&certificate()), policy).await }))
+    (client, tokio::spawn(async move { open(server, Some(&encryption()), policy).await }))
+}
+
+fn encryption() -> Encryption {
+    Encryption { tls: certificate(), runtime: Handle::current() }
 }
 
 async fn outcome(outcome: Outcome) -> Result<Opening, Error> {
@@ -186,7 +190,7 @@ async fn where_tls_is_required_a_client_in_clear_is_told_so() {
 #[tokio::test]
 async fn a_unix_socket_has_no_tls_and_needs_none() {
     let (mut client, server) = UnixStream::pair().unwrap();
-    let tls = certificate();
+    let tls = encryption();
     let opening = tokio::spawn(async move { open(Stream::from_unix(server), Some(&tls), ClientTls::Require).await });
     client.write_all(&SSL_REQUEST).await.unwrap();
     assert_eq!(client.read_u8().await.unwrap(), b'N');

@@ -1,5 +1,6 @@
 //! Sockets and TLS: byte streams that the floors above read and write.
 
+mod accept;
 mod connect;
 mod error;
 mod legacy;
@@ -11,6 +12,7 @@ mod tests;
 pub mod tls;
 mod verify;
 
+pub use accept::{accept_tcp, accept_unix};
 pub use connect::{connect_tcp, server_name};
 pub use error::TlsError;
 pub use record::TlsInfo;

@@ -65,16 +65,6 @@ impl Stream {
             tracing::debug!(%error, "set options of a TCP socket");
         }
         let peer = socket.peer_addr().map_or(Peer::Gone, Peer::Tcp);
-        Self::from_tcp_of(socket, peer)
-    }
-
-    /// A stream over a TCP socket whose listener was [prepared](super::prepare_listener).
-    #[must_use]
-    pub fn from_accepted(socket: TcpStream, peer: SocketAddr) -> Self {
-        Self::from_tcp_of(socket, Peer::Tcp(peer))
-    }
-
-    fn from_tcp_of(socket: TcpStream, peer: Peer) -> Self {
         Self { engine: Engine::Plain(Socket::Tcp(socket)), peer, unread: Box::default() }
     }
 
@@ -293,6 +283,10 @@ pub struct Detached {
 }
 
 impl Detached {
+    pub(super) fn new(socket: BareSocket, peer: Peer) -> Self {
+        Self { socket, tls: None, peer, unread: Box::default() }
+    }
+
     /// Gives the stream to the runtime this is called in.
     ///
     /// # Errors

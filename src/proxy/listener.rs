@@ -1,17 +1,20 @@
 //! The sockets on which clients arrive.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::error::Error;
 use crate::frontend::ListenConfig;
-use crate::net::{Stream, prepare_listener};
+use crate::net::{Detached, accept_tcp, accept_unix, prepare_listener};
 
 /// Connections that the kernel may queue.
 const BACKLOG: i32 = 4096;
@@ -24,19 +27,19 @@ const DEFAULT_PORT: u16 = 6432;
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// A TCP socket.
-    pub tcp: Option<std::net::TcpListener>,
+    pub tcp: Option<TcpListener>,
     /// A Unix socket.
-    pub unix: Option<std::os::unix::net::UnixListener>,
+    pub unix: Option<UnixListener>,
 }
 
 /// Where clients can connect.
 pub(super) struct Listeners {
-    tcp: Option<TcpListener>,
+    tcp: Option<AsyncFd<TcpListener>>,
     unix: Option<UnixSocket>,
 }
 
 struct UnixSocket {
-    listener: UnixListener,
+    listener: AsyncFd<UnixListener>,
     path: PathBuf,
     /// Device and inode of the socket that was bound here; none where somebody else looks after it.
     bound: Option<(u64, u64)>,
@@ -56,7 +59,8 @@ impl Listeners {
     async fn bind(config: &ListenConfig) -> Result<Self, Error> {
         let reuse = config.reuse_port;
         let tcp = if config.address.is_empty() { None } else { Some(bind_tcp(&config.address, reuse).await?) };
-        let port = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()).map_or(DEFAULT_PORT, |address| address.port());
+        let taken = tcp.as_ref().and_then(|tcp| tcp.get_ref().local_addr().ok());
+        let port = taken.map_or(DEFAULT_PORT, |address| address.port());
         let unix = match &config.unix_socket_dir {
             Some(directory) => Some(bind_unix(directory.join(format!(".s.PGSQL.{port}")), reuse)?),
             None => None,
@@ -66,7 +70,7 @@ impl Listeners {
 
     /// The TCP address, with the port that was taken if 0 was configured.
     pub(super) fn tcp_address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref()?.local_addr().ok()
+        self.tcp.as_ref()?.get_ref().local_addr().ok()
     }
 
     /// The Unix socket.
@@ -74,15 +78,15 @@ impl Listeners {
         self.unix.as_ref().map(|unix| unix.path.clone())
     }
 
-    /// The next client.
-    pub(super) async fn accept(&self) -> Stream {
+    /// The next client, which belongs to no runtime yet. Cancel-safe.
+    pub(super) async fn accept(&self) -> Detached {
         loop {
             let accepted = tokio::select! {
-                accepted = accept_tcp(self.tcp.as_ref()) => accepted,
-                accepted = accept_unix(self.unix.as_ref()) => accepted,
+                accepted = next(self.tcp.as_ref(), accept_tcp) => accepted,
+                accepted = next(self.unix.as_ref().map(|unix| &unix.listener), accept_unix) => accepted,
             };
             match accepted {
-                Ok(stream) => return stream,
+                Ok(client) => return client,
                 Err(error) if is_exhausted(&error) => {
                     tracing::error!(%error, "no client can be accepted for now");
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -103,41 +107,45 @@ impl Drop for UnixSocket {
     }
 }
 
-async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<Stream> {
+async fn next<L: AsRawFd>(
+    listener: Option<&AsyncFd<L>>,
+    accept: impl FnMut(&L) -> io::Result<Detached>,
+) -> io::Result<Detached> {
     match listener {
-        Some(listener) => listener.accept().await.map(|(socket, peer)| Stream::from_accepted(socket, peer)),
+        Some(listener) => listener.async_io(Interest::READABLE, accept).await,
         None => std::future::pending().await,
     }
 }
 
-async fn accept_unix(unix: Option<&UnixSocket>) -> io::Result<Stream> {
-    match unix {
-        Some(unix) => unix.listener.accept().await.map(|(socket, _)| Stream::from_unix(socket)),
-        None => std::future::pending().await,
-    }
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe because of values that change or close their descriptor; a listener does neither"
+)]
+fn watched<L: Into<OwnedFd> + AsRawFd>(listener: L) -> io::Result<AsyncFd<L>> {
+    AsyncFd::with_interest(listener, Interest::READABLE)
 }
 
 fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-fn adopt_tcp(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+fn adopt_tcp(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     prepare_listener(&listener)?;
     listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    watched(listener)
 }
 
-fn adopt_unix(listener: std::os::unix::net::UnixListener) -> io::Result<UnixSocket> {
+fn adopt_unix(listener: UnixListener) -> io::Result<UnixSocket> {
     listener.set_nonblocking(true)?;
     let path = listener.local_addr()?.as_pathname().map(Path::to_path_buf).unwrap_or_default();
-    Ok(UnixSocket { listener: UnixListener::from_std(listener)?, path, bound: None })
+    Ok(UnixSocket { listener: watched(listener)?, path, bound: None })
 }
 
-async fn bind_tcp(address: &str, reuse_port: bool) -> Result<TcpListener, Error> {
+async fn bind_tcp(address: &str, reuse_port: bool) -> Result<AsyncFd<TcpListener>, Error> {
     let failed = |source| Error::Listen { address: address.to_owned(), source };
     let resolved = tokio::net::lookup_host(address).await.map_err(failed)?.next();
     let resolved = resolved.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-    let bind = || -> io::Result<TcpListener> {
+    let bind = || -> io::Result<AsyncFd<TcpListener>> {
         let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(reuse_port)?;
@@ -145,7 +153,7 @@ async fn bind_tcp(address: &str, reuse_port: bool) -> Result<TcpListener, Error>
         socket.set_nonblocking(true)?;
         socket.bind(&resolved.into())?;
         socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
+        watched(socket.into())
     };
     bind().map_err(failed)
 }
@@ -155,7 +163,7 @@ async fn bind_tcp(address: &str, reuse_port: bool) -> Result<TcpListener, Error>
 fn bind_unix(path: PathBuf, replace: bool) -> Result<UnixSocket, Error> {
     let failed = |source| Error::ListenUnix { path: path.clone(), source };
     // Somebody answers: it is in use. Nobody does: a leftover of a process that was killed.
-    if !replace && socket_at(&path).is_some() && std::os::unix::net::UnixStream::connect(&path).is_ok() {
+    if !replace && socket_at(&path).is_some() && UnixStream::connect(&path).is_ok() {
         return Err(Error::SocketInUse(path));
     }
     let mut new = path.clone().into_os_string();
@@ -165,6 +173,8 @@ fn bind_unix(path: PathBuf, replace: bool) -> Result<UnixSocket, Error> {
         std::fs::remove_file(&new).map_err(failed)?;
     }
     let listener = UnixListener::bind(&new).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = watched(listener).map_err(failed)?;
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o777)).map_err(failed)?;
     std::fs::rename(&new, &path).map_err(failed)?;
     let bound = socket_at(&path);

@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch as watch_channel;
 use tokio::sync::{Notify, Semaphore};
@@ -28,16 +29,16 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use self::activity::Activity;
 use self::adoption::Adoption;
-use self::clients::{Clients, Slot};
+use self::clients::Clients;
 use self::listener::Listeners;
 use self::operations::Order;
 use self::peers::Peers;
 use self::worker::{Command, Settings, Worker};
 use crate::auth::MockKey;
 use crate::backend::{PoolBudget, Quotas, ServerUse};
-use crate::frontend::{IdentifyConfig, ListenConfig, introduced};
+use crate::frontend::{Encryption, IdentifyConfig, ListenConfig};
+use crate::net::Detached;
 use crate::net::tls::{install_provider, server_config};
-use crate::net::{ServerTls, Stream};
 use crate::registry::Registry;
 use crate::session::{CancelKeys, ClientState, Doing};
 use crate::{console, pool, session};
@@ -55,8 +56,6 @@ const SURPLUS_TIMEOUT: Duration = Duration::from_secs(5);
 const SURPLUS_MAX: usize = 64;
 /// Most users of the console at one time.
 const CONSOLE_USERS_MAX: usize = 32;
-/// How long a balancer may take to say who its client is.
-const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is said who is still waited for.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 /// Clients that are in the listening sockets' queues when accepting ends are taken as long as each is there at once.
@@ -88,7 +87,7 @@ struct Live {
     pool: pool::Config,
     timeouts: session::Config,
     console: console::Config,
-    tls: Option<Arc<ServerTls>>,
+    tls: Option<Encryption>,
 }
 
 /// What a reload puts in place, once it was looked at.
@@ -160,7 +159,7 @@ impl Proxy {
             (0..threads(config.listen.threads)).map(|_| unbounded_channel()).unzip();
         let quotas = Arc::<Quotas>::default();
         let settings = Settings {
-            front: tokio::runtime::Handle::current(),
+            front: Handle::current(),
             budget: PoolBudget::new(config.pool.max_pools),
             quotas: Arc::clone(&quotas),
             pool: config.pool,
@@ -274,7 +273,7 @@ impl Proxy {
         new.listen.reuse_port = old.listen.reuse_port;
         new.listen.peer_address.clone_from(&old.listen.peer_address);
         new.pool.clone_from(&old.pool);
-        let leaf = |live: &Live| live.tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
+        let leaf = |live: &Live| live.tls.as_ref().map(|encryption| Arc::clone(&encryption.tls.certificate));
         if leaf(&new) != leaf(&old) {
             tracing::info!("new clients are shown another certificate");
         }
@@ -366,7 +365,10 @@ impl Live {
     fn new(config: &Config) -> Result<Self, Error> {
         let listen = &config.listen;
         let tls = match (&listen.tls_certificate, &listen.tls_key) {
-            (Some(certificate), Some(key)) => Some(server_config(certificate, key, listen.client_ca.as_deref())?),
+            (Some(certificate), Some(key)) => {
+                let tls = server_config(certificate, key, listen.client_ca.as_deref())?;
+                Some(Encryption { tls, runtime: Handle::current() })
+            }
             _ => None,
         };
         Ok(Self {
@@ -387,55 +389,32 @@ fn threads(configured: usize) -> usize {
     }
 }
 
-/// Accepts clients until there are to be no more. Those who are waiting to be accepted then are let in, too: a listening socket
-/// that is closed resets them.
+/// Accepts clients and hands them out to the threads, in turn, until there are to be no more. Those who are waiting to be accepted then
+/// are let in, too: a listening socket that is closed resets them.
 async fn accept(shared: Arc<Shared>, listeners: Listeners) {
+    let mut turns = (0..shared.workers.len()).cycle();
+    let mut receive = |client| receive(&shared, client, turns.next().unwrap_or_default());
     loop {
         tokio::select! {
-            stream = listeners.accept() => receive(&shared, stream),
+            client = listeners.accept() => receive(client),
             () = shared.full.notified() => break,
         }
     }
     for _ in 0..LAST_CLIENTS_MAX {
-        let Ok(stream) = tokio::time::timeout(LAST_CLIENT_TIMEOUT, listeners.accept()).await else { break };
-        receive(&shared, stream);
+        let Ok(client) = tokio::time::timeout(LAST_CLIENT_TIMEOUT, listeners.accept()).await else { break };
+        receive(client);
     }
 }
 
-fn receive(shared: &Arc<Shared>, stream: Stream) {
+fn receive(shared: &Arc<Shared>, client: Detached, turn: usize) {
     let max = shared.live.load().listen.max_clients;
     if let Some(slot) = shared.clients.enter(max) {
-        tokio::spawn(welcome(Arc::clone(shared), stream, slot));
+        shared.workers[turn].tell(login::login(Arc::clone(shared), client, slot));
     } else if let Ok(surplus) = Arc::clone(&shared.surplus).try_acquire_owned() {
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
-            if let Some(stream) = introduce(&shared, stream).await {
-                login::refuse_surplus(shared, stream).await;
-            }
+            login::refuse_surplus(shared, client).await;
             drop(surplus);
         });
     }
-}
-
-async fn welcome(shared: Arc<Shared>, stream: Stream, slot: Slot) {
-    if let Some(stream) = introduce(&shared, stream).await {
-        login::login(shared, stream, slot).await;
-    }
-}
-
-/// The client, with its own address where a balancer brings it; none if there is nobody to talk to.
-async fn introduce(shared: &Shared, stream: Stream) -> Option<Stream> {
-    let live = shared.live.load_full();
-    let balancers = &live.listen.proxy_protocol_from;
-    if balancers.is_empty() {
-        return Some(stream);
-    }
-    let peer = *stream.peer();
-    let limit = live.timeouts.login.min(INTRODUCTION_TIMEOUT);
-    match tokio::time::timeout(limit, introduced(stream, balancers)).await {
-        Ok(Ok(introduced)) => return introduced,
-        Ok(Err(error)) => login::failed(&peer.to_string(), &error, error.kind()),
-        Err(_) => tracing::info!(%peer, "balancer did not say in time who its client is"),
-    }
-    None
 }

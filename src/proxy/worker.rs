@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, Quotas, check_idle};
 use crate::pool::Bell;
 use crate::protocol::{Report, SqlState};
-use crate::session::{self, Arrival, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState};
+use crate::session::{self, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState};
 use crate::tenant::{Tenant, TenantId, TenantStatus};
 use crate::{pool, session::shutdown};
 
@@ -27,10 +27,13 @@ const SWEEP_TICKS: u32 = 5;
 /// Sessions that may run between two looks for events: as many as may have become ready in one.
 const EVENT_INTERVAL: u32 = 1024;
 
+/// Something that others do on a relay thread.
+pub(super) type Errand = Box<dyn FnOnce(&Rc<Begin>) + Send>;
+
 /// What a relay thread can be told.
 pub(super) enum Command {
-    /// A client has logged in.
-    Begin(Box<Arrival>),
+    /// Something to be done on the thread, at once and not for long.
+    Run(Errand),
     /// Cancel the running statement of a session.
     Cancel(u64),
     /// A tenant is not as it was; `None` when it is gone.
@@ -211,9 +214,7 @@ fn make_room(index: usize, peers: Vec<UnboundedSender<Command>>) -> MakeRoom {
 fn obey(command: Command, begin: &Rc<Begin>) {
     let thread = &begin.thread;
     match command {
-        Command::Begin(arrival) => {
-            tokio::task::spawn_local(arrival.run(Rc::clone(begin)));
-        }
+        Command::Run(errand) => errand(begin),
         Command::Cancel(session) => {
             if let Some(control) = thread.session(session) {
                 control.cancel();

@@ -22,7 +22,7 @@ use super::state::{State, is_unreadable};
 use super::thread::Parameters;
 use super::ticket::{Begin, Ticket};
 use crate::backend::{Asserted, ConnectError, Servers, has_schema, simple};
-use crate::net::{Detached, Stream};
+use crate::net::Stream;
 use crate::pool::{Checkout, CheckoutError};
 use crate::protocol::{
     Effects, Pending, Report, Severity, authentication_ok, backend_key_data, parameter_status, ready_for_query,
@@ -34,10 +34,10 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Room for what an ordinary session begins with.
 const WELCOME_BYTES: usize = 1024;
 
-/// A client that has proved who it is, on its way to the thread of its placement.
+/// A client that has proved who it is, at the thread of its placement.
 pub struct Arrival {
     /// Its connection.
-    pub client: Detached,
+    pub client: Stream,
     /// What was learnt of it.
     pub ticket: Ticket,
     /// Given back when the session is over (its place among `max_clients`).
@@ -84,14 +84,7 @@ impl Arrival {
 
     /// Begins the session; what comes with it is to be kept until its end.
     async fn session(self: Box<Self>, control: Rc<Control>, begin: Rc<Begin>) -> Option<(Box<Relay>, Kept)> {
-        let Self { client, mut ticket, slot } = *self;
-        let mut client = match client.attach() {
-            Ok(client) => client,
-            Err(error) => {
-                tracing::error!(%error, "client socket could not be moved to its thread");
-                return None;
-            }
-        };
+        let Self { mut client, mut ticket, slot } = *self;
         let deadline = ticket.deadline;
         let begun = tokio::select! {
             begun = tokio::time::timeout_at(deadline, ticket.begin(&begin, &mut client)) => begun,

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::tls::{client_config, server_config, server_end_point};
-use super::{Peer, ServerTls, Stream, TlsError, connect_tcp, prepare_listener, server_name};
+use super::{Peer, ServerTls, Stream, TlsError, connect_tcp, server_name};
 use crate::tenant::SslMode;
 
 /// No test waits longer than this for anything.

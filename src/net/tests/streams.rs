@@ -38,20 +38,6 @@ async fn a_connection_tries_every_address_and_tells_the_last_failure() {
 }
 
 #[tokio::test]
-async fn an_accepted_connection_has_the_options_of_its_listener() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    prepare_listener(&listener).unwrap();
-    let (_client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    let (accepted, peer) = accepted.unwrap();
-    let options = socket2::SockRef::from(&accepted);
-    assert!(options.tcp_nodelay().unwrap() && options.keepalive().unwrap());
-    assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-    assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
-    assert_eq!(options.tcp_keepalive_retries().unwrap(), 6);
-    assert_eq!(Stream::from_accepted(accepted, peer).peer(), &Peer::Tcp(peer));
-}
-
-#[tokio::test]
 async fn what_was_read_too_far_is_read_again_wherever_the_stream_goes() {
     let (mut client, mut server) = tcp_pair().await;
     send(&mut client, b"first, second").await;
