@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::admit::{admit, is_ours, may_admit};
 use super::error::Error;
 use super::order::{DEFAULT_LOGIN, Inventory, login_role, tenant_role};
 use super::place::{LoginRole, Place};
@@ -51,9 +52,7 @@ impl Control {
         };
         tenant.logins.retain(|known| known.login != login);
         tenant.logins.push(added.clone());
-        for placement in tenant.placements.iter().filter(|placement| placement.managed) {
-            provision(&inventory.place(&tenant, placement)?, &mut Steps::unrecorded()).await?;
-        }
+        open_places(&inventory, &tenant, &added).await?;
         self.put_login(&tenant, &added).await?;
         Ok(made(&tenant, &added, generated))
     }
@@ -74,7 +73,7 @@ impl Control {
         let generated = password.is_none().then(generate_password);
         changed.verifier = password.as_ref().or(generated.as_ref()).map(|password| verifier(password.expose()));
         let role = login_role(&changed)?;
-        for place in role_places(&inventory, &tenant, &role)? {
+        for place in role_places(&inventory, &tenant, &role).await? {
             set_login(&place, &role).await?;
         }
         self.put_login(&tenant, &changed).await?;
@@ -89,8 +88,11 @@ impl Control {
         let inventory = self.inventory().await?;
         let (_alone, tenant) = self.alone(name).await?;
         let role = login_role(find(&tenant, login)?)?;
-        for placement in tenant.placements.iter().filter(|placement| placement.managed && placement.role.is_some()) {
-            remove_login(&inventory.place(&tenant, placement)?, &role).await?;
+        for placement in tenant.placements.iter().filter(|placement| placement.role.is_some()) {
+            let place = inventory.place(&tenant, placement)?;
+            if placement.managed || is_ours(&place, &role.role).await? {
+                remove_login(&place, &role).await?;
+            }
         }
         let transaction = self.registry.begin().await?;
         transaction.remove_login(tenant.tenant.id, login).await?;
@@ -130,12 +132,38 @@ fn new_role(inventory: &Inventory, tenant: &TenantDetails, login: &str) -> Resul
     Ok(RoleName::parse(&if first && !taken { own } else { format!("{own}.{login}") })?)
 }
 
+/// Lets a login into every place of its tenant. Of the places that were there before pgtenant, those with a role of their owner's are left alone: who
+/// logs in there is for him to say.
+async fn open_places(inventory: &Inventory, tenant: &TenantDetails, login: &Login) -> Result<(), Error> {
+    let (mut places, mut closed) = (Vec::new(), None);
+    for placement in &tenant.placements {
+        let place = inventory.place(tenant, placement)?;
+        if placement.managed || may_admit(&place).await? {
+            places.push((place, placement.managed));
+        } else {
+            closed = Some(place);
+        }
+    }
+    if let (true, Some(closed)) = (places.is_empty(), closed) {
+        let role = closed.role.map_or_else(|| login.role.clone(), |role| role.to_string());
+        return Err(Error::Adopted { role, server: closed.server.name.clone() });
+    }
+    for (place, managed) in &places {
+        if *managed {
+            provision(place, &mut Steps::unrecorded()).await?;
+        } else {
+            admit(place).await?;
+        }
+    }
+    Ok(())
+}
+
 /// One place for each server on which the role of a login is.
-fn role_places(inventory: &Inventory, tenant: &TenantDetails, role: &LoginRole) -> Result<Vec<Place>, Error> {
+async fn role_places(inventory: &Inventory, tenant: &TenantDetails, role: &LoginRole) -> Result<Vec<Place>, Error> {
     let mut places: BTreeMap<ServerName, Place> = BTreeMap::new();
     for placement in &tenant.placements {
         let place = inventory.place(tenant, placement)?;
-        if !placement.managed {
+        if !placement.managed && !is_ours(&place, &role.role).await? {
             return Err(Error::Adopted { role: role.role.to_string(), server: placement.server.clone() });
         }
         if place.pooling == Pooling::PerTenant || place.role.is_some() {

@@ -1,5 +1,6 @@
 //! The control plane: makes and changes tenants on real servers and in the registry.
 
+mod admit;
 mod adopt;
 mod apply;
 mod audit;

@@ -158,8 +158,11 @@ impl Inventory {
 
 /// The role that a tenant's connections have wherever it is placed already.
 pub(super) fn tenant_role(tenant: &TenantDetails) -> Option<String> {
-    let placed = tenant.placements.iter().filter(|placement| placement.managed).find_map(|p| p.role.clone());
-    placed.map(String::from).or_else(|| default_login(tenant).map(|login| login.role.clone()))
+    let placed =
+        |managed| tenant.placements.iter().filter(move |place| place.managed == managed).find_map(|p| p.role.clone());
+    let own = placed(true).map(String::from).or_else(|| default_login(tenant).map(|login| login.role.clone()));
+    // Imported tenants have places before they have a login.
+    own.or_else(|| placed(false).map(String::from))
 }
 
 /// The login for those who name none: `app`, else the first.

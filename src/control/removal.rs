@@ -2,6 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
+use super::admit::is_ours;
 use super::connection::{Connection, Step, admin_credentials, in_step};
 use super::database;
 use super::error::Error;
@@ -47,22 +48,39 @@ async fn leave(step: &Step<'_>, place: &Place, last: bool) -> Result<(), Error> 
 
 /// Drops the roles of a tenant on the place's server, with whatever session and rights they have there.
 pub(super) async fn drop_roles(place: &Place) -> Result<(), Error> {
-    let admin = admin_credentials(&place.server).await?;
-    let mut connection = maintenance(place, &admin).await?;
-    let mark = place.tenant_mark();
-    let logins = place.logins.iter().map(|login| &login.role);
-    let mut names: Vec<&RoleName> = logins.chain(&place.role).collect();
-    names.dedup();
-    for role in names.into_iter().map(RoleName::as_str) {
-        let found = in_step!(connection, "look for a role's rights", ROLES, |step| roles::rights(&step, role, &mark))?;
-        // Rights that an earlier unsubscription left on data that was to be kept.
-        for database in found {
-            let mut there = Connection::open(&place.server, &admin, &database).await?;
-            in_step!(there, "take a role's rights", ROLES, |step| roles::disown(&step, role))?;
-        }
-        in_step!(connection, "drop a login's role", ROLES, |step| roles::drop_marked(&step, role, &mark))?;
+    for role in roles_of(place) {
+        drop_role(place, role).await?;
     }
     Ok(())
+}
+
+/// The same of a place that was there before pgtenant: only those that pgtenant made.
+pub(super) async fn drop_own_roles(place: &Place) -> Result<(), Error> {
+    for role in roles_of(place) {
+        if is_ours(place, role).await? {
+            drop_role(place, role).await?;
+        }
+    }
+    Ok(())
+}
+
+fn roles_of(place: &Place) -> Vec<&RoleName> {
+    let mut names: Vec<&RoleName> = place.logins.iter().map(|login| &login.role).chain(&place.role).collect();
+    names.dedup();
+    names
+}
+
+async fn drop_role(place: &Place, role: &RoleName) -> Result<(), Error> {
+    let admin = admin_credentials(&place.server).await?;
+    let mut connection = maintenance(place, &admin).await?;
+    let (mark, role) = (place.tenant_mark(), role.as_str());
+    let found = in_step!(connection, "look for a role's rights", ROLES, |step| roles::rights(&step, role, &mark))?;
+    // Rights that an earlier unsubscription left on data that was to be kept.
+    for database in found {
+        let mut there = Connection::open(&place.server, &admin, &database).await?;
+        in_step!(there, "take a role's rights", ROLES, |step| roles::disown(&step, role))?;
+    }
+    in_step!(connection, "drop a login's role", ROLES, |step| roles::drop_marked(&step, role, &mark))
 }
 
 /// Takes a login's role off the place's server; the one whose rights the place grants stays, without a login.

@@ -21,12 +21,27 @@ pub(super) async fn ensure(step: &Step<'_>, place: &Place) -> Result<(), Error> 
     let owner = place.owner();
     ensure_role(step, &owner, &mark, &Login::No).await?;
     own_through(step, &owner).await?;
-    if place.isolation != Isolation::Database {
-        ensure_role(step, &place.clients(), &place.database_mark(), &Login::No).await?;
-    }
+    ensure_clients(step, place).await?;
     if place.isolation == Isolation::Shared {
         ensure_role(step, &place.rows(), &mark, &Login::No).await?;
     }
+    ensure_logins(step, place).await?;
+    match &place.role {
+        Some(role) if place.isolation == Isolation::Shared => grant_role(step, &place.rows(), role.as_str()).await,
+        _ => Ok(()),
+    }
+}
+
+/// Makes the group of those who may connect to a common database.
+pub(super) async fn ensure_clients(step: &Step<'_>, place: &Place) -> Result<(), Error> {
+    if place.isolation == Isolation::Database {
+        return Ok(());
+    }
+    ensure_role(step, &place.clients(), &place.database_mark(), &Login::No).await
+}
+
+/// Makes the role whose rights count at a place and those of the tenant's logins, in the group of those who may connect.
+pub(super) async fn ensure_logins(step: &Step<'_>, place: &Place) -> Result<(), Error> {
     let Some(role) = &place.role else { return Ok(()) };
     let tenant_mark = place.tenant_mark();
     if !place.logins.iter().any(|login| login.role == *role) {
@@ -40,9 +55,6 @@ pub(super) async fn ensure(step: &Step<'_>, place: &Place) -> Result<(), Error> 
     }
     if place.isolation != Isolation::Database {
         grant_role(step, &place.clients(), role.as_str()).await?;
-    }
-    if place.isolation == Isolation::Shared {
-        grant_role(step, &place.rows(), role.as_str()).await?;
     }
     Ok(())
 }
@@ -152,7 +164,7 @@ pub(super) async fn close(step: &Step<'_>, role: &str, mark: &str, stay: bool) -
 }
 
 /// Whether a role is there and ours; one of someone else's is an error.
-async fn is_marked(step: &Step<'_>, role: &str, mark: &str) -> Result<bool, Error> {
+pub(super) async fn is_marked(step: &Step<'_>, role: &str, mark: &str) -> Result<bool, Error> {
     match find(step, role).await? {
         None => Ok(false),
         Some(found) if found.mark.as_deref() == Some(mark) => Ok(true),

@@ -1,12 +1,14 @@
 //! A tenant's modules: subscribed to (made anew, or adopted as they are), and given up.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::adopt::adopt;
 use super::error::Error;
 use super::order::{DEFAULT_LOGIN, Inventory, Overrides};
 use super::provision::verifier;
-use super::tenants::{Control, Created, check_stays, generate_password};
+use super::removal::drop_own_roles;
+use super::tenants::{Control, Created, chain, check_stays, generate_password};
 use crate::auth::Secret;
 use crate::registry::{PlacementRow, PlacementStatus, TenantDetails};
 use crate::tenant::{Login, ModuleName, RoleName, SchemaName, TenantName, TenantStatus};
@@ -180,11 +182,30 @@ impl Control {
         for placement in managed {
             self.drop_one(&inventory, id, placement).await?;
         }
+        leave_adopted(&inventory, &tenant).await?;
         let transaction = self.registry.begin().await?;
         transaction.delete_tenant(id).await?;
         transaction.commit().await?;
         Ok(None)
     }
+}
+
+/// Takes the roles that pgtenant made for a tenant off the places that were there before it; the places stay as they are. A server that is gone or closed to
+/// pgtenant by now must not keep a tenant from being deleted.
+async fn leave_adopted(inventory: &Inventory, tenant: &TenantDetails) -> Result<(), Error> {
+    let mut servers = BTreeSet::new();
+    for placement in tenant.placements.iter().filter(|placement| !placement.managed) {
+        if !servers.insert(&placement.server) {
+            continue;
+        }
+        match drop_own_roles(&inventory.place(tenant, placement)?).await {
+            Err(error @ (Error::Connect { .. } | Error::ConnectTimeout { .. } | Error::NoAdminSecret { .. })) => {
+                tracing::warn!(server = %placement.server, error = %chain(&error), "roles of the tenant may be left there");
+            }
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 /// A module that the tenant has already must be where the command says, if it says so.
