@@ -21,7 +21,7 @@ pub(super) struct Target {
 impl Target {
     /// Reads a connection URL or `key=value` string; `sslmode` and `sslrootcert` mean what they mean to libpq.
     pub(super) fn parse(url: &str, timeout: Duration) -> Result<Self, RegistryError> {
-        let (mut config, mode, authorities) = settings(url)?;
+        let (mut config, mode, authorities) = connection_settings(url)?;
         config.ssl_mode(match mode {
             SslMode::Disable => tokio_postgres::config::SslMode::Disable,
             SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
@@ -83,11 +83,14 @@ impl Target {
 /// # Errors
 /// What is wrong with it, without its text, which may hold a password.
 pub fn check_url(url: &str) -> Result<(), RegistryError> {
-    settings(url).map(drop)
+    connection_settings(url).map(drop)
 }
 
 /// What a connection string says: TLS mode and authorities apart from the rest.
-fn settings(url: &str) -> Result<(tokio_postgres::Config, SslMode, Option<PathBuf>), RegistryError> {
+///
+/// # Errors
+/// As [`check_url`].
+pub fn connection_settings(url: &str) -> Result<(tokio_postgres::Config, SslMode, Option<PathBuf>), RegistryError> {
     let (rest, ssl) = split_ssl(url);
     let mode = match &ssl.mode {
         // "allow" asks for TLS only where plain is refused; "prefer" is never less safe.

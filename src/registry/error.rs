@@ -78,6 +78,12 @@ pub enum RegistryError {
         #[source]
         source: serde_json::Error,
     },
+    /// A tenant is not what it was when the change to it was prepared.
+    #[error("tenant \"{tenant}\" was changed by someone else at the same time; run the same again")]
+    Moved {
+        /// Its slug.
+        tenant: String,
+    },
     /// A migration that was applied is not the one this program has.
     #[error("registry migration {version} ({name}) was applied with other contents than this program's")]
     MigrationChanged {

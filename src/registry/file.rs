@@ -46,6 +46,16 @@ impl Contents {
     pub fn to_toml(&self) -> Result<String, RegistryError> {
         toml::to_string(&Document::from(self)).map_err(RegistryError::WriteToml)
     }
+
+    /// The same as JSON.
+    ///
+    /// # Errors
+    /// Content that JSON cannot hold.
+    pub fn to_json(&self) -> Result<String, RegistryError> {
+        let text = serde_json::to_string_pretty(&Document::from(self));
+        let text = text.map_err(|source| RegistryError::Malformed { doing: "write the registry as JSON", source })?;
+        Ok(text + "\n")
+    }
 }
 
 /// A registry file, and what it said when it was last right.

@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = migrations![
     3 "0003_views_and_procedures",
     4 "0004_lifecycle",
     5 "0005_versions",
+    6 "0006_imports",
     8 "0008_instances",
 ];
 

@@ -243,6 +243,39 @@ pub(super) const MEET: &str = "SELECT a.address FROM pgtenant.meet_instances($1,
 /// `$1`: an instance.
 pub(super) const LEAVE: &str = "SELECT pgtenant.leave_instances($1)";
 
+/// `$1`: the tenant.
+pub(super) const DETAILS_BY_ID: &str =
+    concat!(tenant_details!(), " FROM pgtenant.tenants AS t WHERE t.id OPERATOR(pg_catalog.=) $1");
+
+/// `$1`: where it comes from, as JSON.
+pub(super) const ADD_IMPORT: &str = "INSERT INTO pgtenant.imports (origin) VALUES ($1::pg_catalog.jsonb) RETURNING id";
+/// `$1`: the import, `$2`: the kind, `$3`: what was there before, as JSON, `$4`: what is there now.
+pub(super) const RECORD_ITEM: &str = "
+    INSERT INTO pgtenant.import_items (import_id, kind, before, after)
+    VALUES ($1, $2, $3::pg_catalog.jsonb, $4::pg_catalog.jsonb)";
+/// `$1`: the import, `$2`: the tenant, `$3`: what it was before, as JSON. What it is now is read here.
+pub(super) const RECORD_TENANT: &str = concat!(
+    "INSERT INTO pgtenant.import_items (import_id, kind, tenant_id, before, after)
+     SELECT $1, 'tenant', $2, $3::pg_catalog.jsonb, d.now::pg_catalog.jsonb FROM (",
+    tenant_details!(),
+    " AS now FROM pgtenant.tenants AS t WHERE t.id OPERATOR(pg_catalog.=) $2) AS d"
+);
+/// `$1`: the import; the last one when absent. Keeps others from it until the transaction ends.
+pub(super) const LOCK_IMPORT: &str = "
+    SELECT pg_catalog.json_build_object('id', i.id, 'origin', i.origin,
+        'imported_at', extract(epoch FROM i.imported_at)::pg_catalog.float8,
+        'rolled_back_at', extract(epoch FROM i.rolled_back_at)::pg_catalog.float8)::pg_catalog.text
+    FROM pgtenant.imports AS i WHERE i.id OPERATOR(pg_catalog.=) coalesce($1, (SELECT max(l.id) FROM pgtenant.imports AS l))
+    FOR NO KEY UPDATE";
+/// `$1`: the import. What it did, the last first.
+pub(super) const IMPORT_ITEMS: &str = "
+    SELECT pg_catalog.json_build_object('kind', t.kind, 'before', t.before, 'after', t.after)::pg_catalog.text
+    FROM pgtenant.import_items AS t WHERE t.import_id OPERATOR(pg_catalog.=) $1 ORDER BY t.id DESC";
+/// `$1`: the import.
+pub(super) const END_IMPORT: &str = "
+    UPDATE pgtenant.imports SET rolled_back_by = session_user, rolled_back_at = pg_catalog.clock_timestamp()
+    WHERE id OPERATOR(pg_catalog.=) $1";
+
 /// `$1`: the key. Held until the connection ends.
 pub(super) const ADVISORY_LOCK: &str = "SELECT 1 FROM (SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pgtenant:' OPERATOR(pg_catalog.||) $1, 0))) AS l";
 

@@ -112,8 +112,7 @@ impl Transaction {
     /// The query's.
     pub async fn lock_tenant(&self, id: TenantId) -> Result<Option<TenantStatus>, RegistryError> {
         let doing = "lock a tenant";
-        let rows = self.client()?.query_typed(queries::LOCK_TENANT, &[(&id.0, Type::UUID)]).await;
-        let rows = rows.map_err(RegistryError::query(doing))?;
+        let rows = self.query(doing, queries::LOCK_TENANT, &[(&id.0, Type::UUID)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let word: &str = row.try_get(0).map_err(|source| RegistryError::Query { doing, source })?;
         word.parse().map(Some).map_err(|source| RegistryError::Malformed {
@@ -247,7 +246,16 @@ impl Transaction {
         self.client.as_ref().ok_or(RegistryError::Connect(deadpool_postgres::PoolError::Closed))
     }
 
-    async fn execute(
+    pub(super) async fn query(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<tokio_postgres::Row>, RegistryError> {
+        self.client()?.query_typed(sql, parameters).await.map_err(RegistryError::query(doing))
+    }
+
+    pub(super) async fn execute(
         &self,
         doing: &'static str,
         sql: &str,
@@ -258,7 +266,7 @@ impl Transaction {
     }
 
     async fn put(&self, doing: &'static str, sql: &str, parameters: &[Parameter<'_>]) -> Result<Put, RegistryError> {
-        let rows = self.client()?.query_typed(sql, parameters).await.map_err(RegistryError::query(doing))?;
+        let rows = self.query(doing, sql, parameters).await?;
         let Some(row) = rows.first() else { return Ok(Put::Unchanged) };
         let new: bool = row.try_get(0).map_err(|source| RegistryError::Query { doing, source })?;
         Ok(if new { Put::Created } else { Put::Changed })
