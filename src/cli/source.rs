@@ -28,6 +28,14 @@ impl Source {
         }
     }
 
+    /// All of it.
+    pub(super) async fn contents(&self) -> Result<Contents, Error> {
+        match self {
+            Self::Database(control) => Ok(control.registry().contents().await?),
+            Self::File(contents) => Ok(contents.clone()),
+        }
+    }
+
     /// The registry database, if it is one.
     pub(super) const fn registry(&self) -> Option<&Admin> {
         match self {

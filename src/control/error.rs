@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::import::ImportError;
 use super::script::ScriptError;
 use crate::auth::{Secret, SecretError};
 use crate::net::TlsError;
@@ -44,6 +45,9 @@ pub enum Error {
     /// The registry refused or could not be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// What was to be imported is not as it must be.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// Nobody has this name.
     #[error("tenant \"{name}\" not found; see: pgtenant tenant list")]
     NoTenant {

@@ -91,7 +91,7 @@ async fn inspect_database(
     }
 }
 
-async fn schemas(server: &Arc<Server>, database: &str) -> Result<Vec<String>, Error> {
+pub(super) async fn schemas(server: &Arc<Server>, database: &str) -> Result<Vec<String>, Error> {
     let connection = Connection::open(server, &admin_credentials(server).await?, database).await?;
     let failed = |source| connection.failed("look for schemas", source);
     let rows = connection.client.query("SELECT nspname::text FROM pg_namespace", &[]).await.map_err(failed)?;

@@ -9,6 +9,7 @@ mod database;
 mod error;
 mod files;
 mod finish;
+pub mod import;
 mod inspect;
 mod logins;
 pub mod migrate;
