@@ -15,9 +15,10 @@ impl Grantees {
     /// Those of a place, by the `service` login where its pool is shared.
     pub(super) fn of(place: &Place, service: Option<&str>) -> Self {
         let data = match (service, &place.role) {
-            (Some(service), _) => vec![service.to_owned()],
-            (None, _) if place.isolation == Isolation::Shared => vec![place.rows()],
-            (None, Some(role)) => vec![role.to_string()],
+            (Some(service), None) => vec![service.to_owned()],
+            (_, _) if place.isolation == Isolation::Shared => vec![place.rows()],
+            // A common pool that switches to the tenants' roles works with their rights.
+            (_, Some(role)) => vec![role.to_string()],
             (None, None) => Vec::new(),
         };
         Self { data }
