@@ -84,7 +84,7 @@ async fn names(scene: &Scene) -> Result<Verdict, Error> {
 }
 
 const SERVER: &[Attempt] = &[
-    Refused("COPY (SELECT 1) TO PROGRAM 'true'"),
+    Refused("COPY (SELECT 1) TO PROGRAM 'cat > /dev/null'"),
     Refused("COPY {table} (note) FROM PROGRAM 'true'"),
     Refused("COPY {table} (note) FROM '/etc/hostname'"),
     Refused("COPY (SELECT 1) TO '/tmp/pgtenant_verify'"),

@@ -116,10 +116,10 @@ async fn own_role(scene: &Scene) -> Result<Verdict, Error> {
     let mut session = scene.thief(Way::Wide).await?;
     if scene.has_common_connections() {
         // Undone at once: the login may be one that others work with.
-        let said = session.say("BEGIN; ALTER ROLE CURRENT_USER SET statement_timeout = '1h'").await;
+        let said = session.say("BEGIN; ALTER ROLE SESSION_USER SET statement_timeout = '1h'").await;
         session.say("ROLLBACK").await;
         return Ok(match said.code {
-            None => Verdict::Leaks("ALTER ROLE CURRENT_USER SET was done on the common login".to_owned()),
+            None => Verdict::Leaks("ALTER ROLE SESSION_USER SET was done on the common login".to_owned()),
             Some(code) => Verdict::Holds(code),
         });
     }

@@ -43,6 +43,8 @@ mod limits;
 #[cfg(test)]
 mod migrate;
 #[cfg(test)]
+mod naive;
+#[cfg(test)]
 mod pooling;
 #[cfg(test)]
 mod prepared;

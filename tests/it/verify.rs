@@ -134,6 +134,30 @@ async fn schemas_in(database: &str) -> Vec<String> {
     client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
+#[tokio::test]
+async fn a_common_pool_that_switches_roles_holds_what_it_promises() {
+    let site = Site::new("switch").await;
+    let kinds = ["schema", "shared"].map(|isolation| {
+        let database = site.slug(isolation);
+        let flags = ["--isolation", isolation, "--database", &database, "--pooling", "shared", "--set-role"];
+        site.module(isolation, &flags)
+    });
+    let (code, findings) = verify(&site, &["--module", &kinds[0], "--module", &kinds[1]]);
+    let broken: Vec<_> = findings.iter().filter(|found| found["result"] == "leaks" && !is_documented(found)).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert_eq!(code, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_verified_is_said_in_one_line() {
+    let site = Site::new("cannot").await;
+    assert!(site.fails(1, &["verify", "isolation", "--server", "nowhere"]).contains("\"nowhere\""));
+    assert!(site.fails(1, &["verify", "isolation", "--module", "nothing"]).contains("\"nothing\""));
+    site.ok(&["server", "add", "bare", "--host", "127.0.0.1", "--port", "1"]);
+    assert!(site.fails(1, &["verify", "isolation", "--server", "bare"]).contains("no admin secret"));
+    site.fails(2, &["verify", "isolation", "--server"]);
+}
+
 /// A server of the test's own, where nobody else's runs are, and a registry file that knows it.
 struct Own {
     cluster: Cluster,
