@@ -20,6 +20,9 @@ pub const CANCEL_REQUESTS: &str = "pgtenant_cancel_requests_total";
 /// Sessions that kept their server connection beyond a transaction, by reason.
 pub const PINS: &str = "pgtenant_pins_total";
 
+/// What moves the relay threads' bytes, as a label; always 1.
+pub const ENGINE: &str = "pgtenant_engine_info";
+
 /// Tells the recorder what the metrics are.
 pub fn describe() {
     metrics::describe_counter!(LOGIN_FAILURES, Unit::Count, "Logins that ended before the session began");
@@ -36,6 +39,7 @@ pub fn describe() {
         "Logins of clients that named their tenant, where there is a default one"
     );
     metrics::describe_counter!(CANCEL_REQUESTS, Unit::Count, "Cancel requests, by what became of them");
+    metrics::describe_gauge!(ENGINE, Unit::Count, "What moves the relay threads' bytes");
     metrics::describe_counter!(PINS, Unit::Count, "Sessions that kept their server connection beyond a transaction");
 }
 

@@ -108,7 +108,7 @@ impl ServerConn {
         let Connected { stream, process_id, secret, parameters, notices } = connected;
         let now = Instant::now();
         Ok(Self {
-            stream: stream.attach()?,
+            stream: stream.engage()?,
             process_id,
             secret,
             parameters,

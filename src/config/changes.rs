@@ -10,10 +10,11 @@ use super::known::sections;
 /// Keys whose values are not shown.
 const SECRETS: [&str; 3] = ["registry.url", "http.token", "console.users"];
 /// Keys that the process looks at once, when it starts; a section's name stands for all its keys.
-const AT_START: [&str; 10] = [
+const AT_START: [&str; 11] = [
     "listen.address",
     "listen.unix_socket_dir",
     "listen.threads",
+    "listen.engine",
     "listen.reuse_port",
     "listen.peer_address",
     "registry",

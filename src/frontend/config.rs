@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::address::Network;
+use crate::net::EngineChoice;
 
 /// Whether clients may, or must, use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -38,6 +39,8 @@ pub struct ListenConfig {
     pub client_ca: Option<PathBuf>,
     /// Threads that relay; 0 means one a core.
     pub threads: usize,
+    /// What moves their bytes.
+    pub engine: EngineChoice,
     /// Balancers, which must begin each connection with a header of the PROXY protocol, version 2; nobody else's is believed.
     pub proxy_protocol_from: Vec<Network>,
     /// Whether another process may listen on the same address and port, as its successor.
@@ -57,6 +60,7 @@ impl Default for ListenConfig {
             tls_key: None,
             client_ca: None,
             threads: 0,
+            engine: EngineChoice::Auto,
             proxy_protocol_from: Vec::new(),
             reuse_port: false,
             peer_address: None,

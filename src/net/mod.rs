@@ -2,9 +2,11 @@
 
 mod accept;
 mod connect;
+mod engine;
 mod error;
 mod legacy;
 mod record;
+mod ring;
 mod socket;
 mod stream;
 #[cfg(test)]
@@ -14,6 +16,7 @@ mod verify;
 
 pub use accept::{accept_tcp, accept_unix};
 pub use connect::{connect_tcp, server_name};
+pub use engine::{Engine, EngineChoice};
 pub use error::TlsError;
 pub use record::TlsInfo;
 pub use socket::prepare_listener;

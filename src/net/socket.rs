@@ -10,6 +10,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::ring::{Ring, RingSocket};
+
 /// A silent TCP peer is asked whether it lives after this long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Time between two such questions.
@@ -22,6 +24,8 @@ const KEEPALIVE_RETRIES: u32 = 6;
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Either of them, in the thread's ring.
+    Ring(RingSocket),
 }
 
 /// A connected socket that belongs to no runtime.
@@ -34,6 +38,9 @@ pub(super) enum BareSocket {
 impl Socket {
     #[inline]
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Self::Ring(socket) = self {
+            return socket.poll_read(cx, buf);
+        }
         let mut buf = ReadBuf::new(buf);
         ready!(self.poll_read_buf(cx, &mut buf))?;
         Poll::Ready(Ok(buf.filled().len()))
@@ -44,6 +51,11 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Ring(socket) => {
+                let read = ready!(socket.poll_read(cx, buf.initialize_unfilled()))?;
+                buf.advance(read);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
@@ -52,6 +64,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Ring(socket) => socket.poll_write(cx, buf),
         }
     }
 
@@ -64,6 +77,10 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Self::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Ring(socket) => {
+                let first = bufs.iter().find(|buf| !buf.is_empty());
+                socket.poll_write(cx, first.map_or(&[], |buf| &**buf))
+            }
         }
     }
 
@@ -72,6 +89,15 @@ impl Socket {
         match self {
             Self::Tcp(socket) => socket.poll_read_ready(cx),
             Self::Unix(socket) => socket.poll_read_ready(cx),
+            Self::Ring(socket) => socket.poll_read_ready(cx),
+        }
+    }
+
+    /// Waits until everything written is with the kernel, where a ring takes it before.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Ring(socket) => socket.poll_sent(cx),
         }
     }
 
@@ -80,6 +106,7 @@ impl Socket {
         let result = ready!(match self {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Ring(socket) => socket.poll_shutdown(cx),
         });
         Poll::Ready(match result {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -91,6 +118,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => socket.as_fd().try_clone_to_owned(),
             Self::Unix(socket) => socket.as_fd().try_clone_to_owned(),
+            Self::Ring(socket) => socket.duplicate(),
         }
     }
 
@@ -98,6 +126,9 @@ impl Socket {
         Ok(match self {
             Self::Tcp(socket) => BareSocket::Tcp(socket.into_std()?),
             Self::Unix(socket) => BareSocket::Unix(socket.into_std()?),
+            Self::Ring(_) => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "a socket does not leave its ring"));
+            }
         })
     }
 }
@@ -107,6 +138,15 @@ impl BareSocket {
         Ok(match self {
             Self::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
             Self::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
+        })
+    }
+
+    /// In the thread's ring if it has one, else with tokio.
+    pub(super) fn engage(self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(socket) if Ring::is_here() => Socket::Ring(RingSocket::new(socket.into())?),
+            Self::Unix(socket) if Ring::is_here() => Socket::Ring(RingSocket::new(socket.into())?),
+            tokios => tokios.attach()?,
         })
     }
 }

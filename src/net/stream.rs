@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::record::{self, TlsInfo, TlsSession};
+use super::ring::Ring;
 use super::socket::{BareSocket, Socket, set_options};
 use super::tls::ServerTls;
 
@@ -42,18 +43,27 @@ impl fmt::Display for Peer {
 /// Reading and writing are independent directions of one owner; each remembers the waker of its last poll only.
 #[derive(Debug)]
 pub struct Stream {
-    engine: Engine,
+    layer: Layer,
     peer: Peer,
     /// Bytes that were [read too far](Self::unread); empty for all but a moment of a stream's life.
     unread: Box<[u8]>,
 }
 
-/// What moves the bytes: the seam behind which another engine than tokio's sockets would stand.
+/// What is between the bytes and the socket.
 #[derive(Debug)]
-enum Engine {
+enum Layer {
     Plain(Socket),
     /// Boxed: a TLS session is a kilobyte of state that plain streams should not carry.
     Tls(Socket, Box<TlsSession>),
+}
+
+impl Layer {
+    fn of(socket: Socket, tls: Option<Box<TlsSession>>) -> Self {
+        match tls {
+            None => Self::Plain(socket),
+            Some(session) => Self::Tls(socket, session),
+        }
+    }
 }
 
 impl Stream {
@@ -65,13 +75,13 @@ impl Stream {
             tracing::debug!(%error, "set options of a TCP socket");
         }
         let peer = socket.peer_addr().map_or(Peer::Gone, Peer::Tcp);
-        Self { engine: Engine::Plain(Socket::Tcp(socket)), peer, unread: Box::default() }
+        Self { layer: Layer::Plain(Socket::Tcp(socket)), peer, unread: Box::default() }
     }
 
     /// A stream over a connected Unix socket.
     #[must_use]
     pub fn from_unix(socket: UnixStream) -> Self {
-        Self { engine: Engine::Plain(Socket::Unix(socket)), peer: Peer::Unix, unread: Box::default() }
+        Self { layer: Layer::Plain(Socket::Unix(socket)), peer: Peer::Unix, unread: Box::default() }
     }
 
     /// Another handle of its socket, for whoever waits until the peer has closed it, too.
@@ -79,8 +89,8 @@ impl Stream {
     /// # Errors
     /// No file descriptor is left.
     pub fn duplicate(&self) -> io::Result<OwnedFd> {
-        match &self.engine {
-            Engine::Plain(socket) | Engine::Tls(socket, _) => socket.duplicate(),
+        match &self.layer {
+            Layer::Plain(socket) | Layer::Tls(socket, _) => socket.duplicate(),
         }
     }
 
@@ -108,9 +118,9 @@ impl Stream {
         if !self.unread.is_empty() {
             return Poll::Ready(Ok(self.read_again(buf)));
         }
-        match &mut self.engine {
-            Engine::Plain(socket) => socket.poll_read(cx, buf),
-            Engine::Tls(socket, tls) => tls.poll_read(socket, cx, buf),
+        match &mut self.layer {
+            Layer::Plain(socket) => socket.poll_read(cx, buf),
+            Layer::Tls(socket, tls) => tls.poll_read(socket, cx, buf),
         }
     }
 
@@ -121,9 +131,9 @@ impl Stream {
     /// The socket's, or `BrokenPipe` after shutdown.
     #[inline]
     pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.engine {
-            Engine::Plain(socket) => socket.poll_write(cx, buf),
-            Engine::Tls(socket, tls) => tls.poll_write(socket, cx, buf),
+        match &mut self.layer {
+            Layer::Plain(socket) => socket.poll_write(cx, buf),
+            Layer::Tls(socket, tls) => tls.poll_write(socket, cx, buf),
         }
     }
 
@@ -133,9 +143,9 @@ impl Stream {
     /// The socket's.
     #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.engine {
-            Engine::Plain(_) => Poll::Ready(Ok(())),
-            Engine::Tls(socket, tls) => tls.poll_send(socket, cx),
+        match &mut self.layer {
+            Layer::Plain(_) => Poll::Ready(Ok(())),
+            Layer::Tls(socket, tls) => tls.poll_send(socket, cx),
         }
     }
 
@@ -150,9 +160,9 @@ impl Stream {
         if !self.unread.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        match &mut self.engine {
-            Engine::Plain(socket) => socket.poll_read_ready(cx),
-            Engine::Tls(socket, tls) => tls.poll_read_ready(socket, cx),
+        match &mut self.layer {
+            Layer::Plain(socket) => socket.poll_read_ready(cx),
+            Layer::Tls(socket, tls) => tls.poll_read_ready(socket, cx),
         }
     }
 
@@ -170,9 +180,9 @@ impl Stream {
     /// What the TLS handshake agreed on; `None` on a plain stream.
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
-        match &self.engine {
-            Engine::Plain(_) => None,
-            Engine::Tls(_, tls) => Some(tls.info()),
+        match &self.layer {
+            Layer::Plain(_) => None,
+            Layer::Tls(_, tls) => Some(tls.info()),
         }
     }
 
@@ -185,7 +195,7 @@ impl Stream {
         let connection = rustls::ServerConnection::new(Arc::clone(&tls.config)).map_err(record::invalid_data)?;
         let (mut socket, peer) = self.into_plain()?;
         let session = TlsSession::accept(&mut socket, connection, prefix, tls.server_end_point.clone()).await?;
-        Ok(Self { engine: Engine::Tls(socket, session), peer, unread: Box::default() })
+        Ok(Self { layer: Layer::Tls(socket, session), peer, unread: Box::default() })
     }
 
     /// Makes the stream a TLS one, as client. The name is sent to the server (unless it is an address), verified or not.
@@ -197,15 +207,15 @@ impl Stream {
         let connection = rustls::ClientConnection::new(config, name.clone()).map_err(record::invalid_data)?;
         let (mut socket, peer) = self.into_plain()?;
         let session = TlsSession::connect(&mut socket, connection, &name).await?;
-        Ok(Self { engine: Engine::Tls(socket, session), peer, unread: Box::default() })
+        Ok(Self { layer: Layer::Tls(socket, session), peer, unread: Box::default() })
     }
 
     fn into_plain(self) -> io::Result<(Socket, Peer)> {
         let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        match self.engine {
-            Engine::Plain(_) if !self.unread.is_empty() => refuse("bytes in clear before TLS"),
-            Engine::Plain(socket) => Ok((socket, self.peer)),
-            Engine::Tls(..) => refuse("TLS inside TLS"),
+        match self.layer {
+            Layer::Plain(_) if !self.unread.is_empty() => refuse("bytes in clear before TLS"),
+            Layer::Plain(socket) => Ok((socket, self.peer)),
+            Layer::Tls(..) => refuse("TLS inside TLS"),
         }
     }
 
@@ -214,11 +224,22 @@ impl Stream {
     /// # Errors
     /// The runtime could not let go of the socket.
     pub fn detach(self) -> io::Result<Detached> {
-        let (socket, tls) = match self.engine {
-            Engine::Plain(socket) => (socket.detach()?, None),
-            Engine::Tls(socket, tls) => (socket.detach()?, Some(tls)),
+        let (socket, tls) = match self.layer {
+            Layer::Plain(socket) => (socket.detach()?, None),
+            Layer::Tls(socket, tls) => (socket.detach()?, Some(tls)),
         };
         Ok(Detached { socket, tls, peer: self.peer, unread: self.unread })
+    }
+
+    /// Gives the stream from tokio to the engine of the thread that this is called on, where that is another.
+    ///
+    /// # Errors
+    /// tokio could not let go of the socket.
+    pub fn engage(self) -> io::Result<Self> {
+        if !Ring::is_here() {
+            return Ok(self);
+        }
+        self.detach()?.engage()
     }
 
     /// Says goodbye (`close_notify` under TLS) and ends the sending direction; the other one can still be read.
@@ -230,9 +251,9 @@ impl Stream {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.engine {
-            Engine::Plain(socket) => socket.poll_shutdown(cx),
-            Engine::Tls(socket, tls) => {
+        match &mut self.layer {
+            Layer::Plain(socket) => socket.poll_shutdown(cx),
+            Layer::Tls(socket, tls) => {
                 ready!(tls.poll_close_notify(socket, cx))?;
                 socket.poll_shutdown(cx)
             }
@@ -248,9 +269,9 @@ impl AsyncRead for Stream {
             buf.advance(read);
             return Poll::Ready(Ok(()));
         }
-        match &mut stream.engine {
-            Engine::Plain(socket) => socket.poll_read_buf(cx, buf),
-            Engine::Tls(socket, tls) => {
+        match &mut stream.layer {
+            Layer::Plain(socket) => socket.poll_read_buf(cx, buf),
+            Layer::Tls(socket, tls) => {
                 let read = ready!(tls.poll_read(socket, cx, buf.initialize_unfilled()))?;
                 buf.advance(read);
                 Poll::Ready(Ok(()))
@@ -265,7 +286,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Self::poll_flush(self.get_mut(), cx)
+        let stream = self.get_mut();
+        ready!(Self::poll_flush(stream, cx))?;
+        match &mut stream.layer {
+            Layer::Plain(socket) | Layer::Tls(socket, _) => socket.poll_sent(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -296,11 +321,19 @@ impl Detached {
     /// When called outside a tokio runtime, as tokio's sockets do.
     pub fn attach(self) -> io::Result<Stream> {
         let socket = self.socket.attach()?;
-        let engine = match self.tls {
-            None => Engine::Plain(socket),
-            Some(session) => Engine::Tls(socket, session),
-        };
-        Ok(Stream { engine, peer: self.peer, unread: self.unread })
+        Ok(Stream { layer: Layer::of(socket, self.tls), peer: self.peer, unread: self.unread })
+    }
+
+    /// Gives the stream to the engine of the thread that this is called on.
+    ///
+    /// # Errors
+    /// As [`Detached::attach`].
+    ///
+    /// # Panics
+    /// As [`Detached::attach`].
+    pub fn engage(self) -> io::Result<Stream> {
+        let socket = self.socket.engage()?;
+        Ok(Stream { layer: Layer::of(socket, self.tls), peer: self.peer, unread: self.unread })
     }
 
     /// Who is at the other end.

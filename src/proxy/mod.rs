@@ -160,6 +160,7 @@ impl Proxy {
         let quotas = Arc::<Quotas>::default();
         let settings = Settings {
             front: Handle::current(),
+            engine: config.listen.engine,
             budget: PoolBudget::new(config.pool.max_pools),
             quotas: Arc::clone(&quotas),
             pool: config.pool,
@@ -173,6 +174,10 @@ impl Proxy {
             .map(|(index, inbox)| Worker::start(index, settings.clone(), inbox))
             .collect::<Result<Vec<_>, _>>()
             .map_err(Error::Thread)?;
+        if let Some(engine) = workers.first().map(|worker| worker.engine().name()) {
+            tracing::info!(engine, threads = workers.len(), "relay threads started");
+            metrics::gauge!(crate::metrics::ENGINE, "engine" => engine).set(1.0);
+        }
         let (request, requests) = unbounded_channel();
         let shared = Arc::new(Shared {
             live: ArcSwap::from_pointee(live),
@@ -270,6 +275,7 @@ impl Proxy {
         new.listen.address.clone_from(&old.listen.address);
         new.listen.unix_socket_dir.clone_from(&old.listen.unix_socket_dir);
         new.listen.threads = old.listen.threads;
+        new.listen.engine = old.listen.engine;
         new.listen.reuse_port = old.listen.reuse_port;
         new.listen.peer_address.clone_from(&old.listen.peer_address);
         new.pool.clone_from(&old.pool);

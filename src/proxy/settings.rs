@@ -39,6 +39,7 @@ impl List {
         self.add("max_client_conn", now.max_clients, default.max_clients, true);
         self.add("listen.max_clients", now.max_clients, default.max_clients, true);
         self.add("listen.threads", now.threads, default.threads, false);
+        self.add("listen.engine", now.engine.name(), default.engine.name(), false);
         self.add("listen.reuse_port", now.reuse_port, default.reuse_port, false);
         let peer = |config: &ListenConfig| config.peer_address.clone().unwrap_or_default();
         self.add("listen.peer_address", peer(now), peer(default), false);

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, Quotas, check_idle};
+use crate::net::{Engine, EngineChoice};
 use crate::pool::Bell;
 use crate::protocol::{Report, SqlState};
 use crate::session::{self, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState};
@@ -70,6 +71,7 @@ pub(super) enum Command {
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) front: Handle,
+    pub(super) engine: EngineChoice,
     pub(super) pool: pool::Config,
     pub(super) timeouts: session::Config,
     pub(super) keys: CancelKeys,
@@ -82,6 +84,7 @@ pub(super) struct Settings {
 /// The handle of a relay thread.
 pub(super) struct Worker {
     commands: UnboundedSender<Command>,
+    engine: Engine,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -94,18 +97,31 @@ impl Worker {
             let runtime = Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
+                .on_thread_park(Engine::turn)
+                .on_thread_unpark(Engine::turn)
                 .build_local(LocalOptions::default());
-            match runtime {
-                Ok(runtime) => {
-                    // Whoever started the thread waits for this.
-                    let _ = told.send(Ok(()));
+            let started = runtime.and_then(|runtime| {
+                let engine = runtime.block_on(async { Engine::start(settings.engine) })?;
+                Ok((runtime, engine))
+            });
+            // Whoever started the thread waits for this.
+            match started {
+                Ok((runtime, engine)) => {
+                    let _ = told.send(Ok(engine));
                     runtime.block_on(run(index, settings, inbox));
+                    drop(runtime);
+                    Engine::stop();
                 }
                 Err(error) => _ = told.send(Err(error)),
             }
         })?;
-        made.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
-        Ok(Self { commands, thread: Some(thread) })
+        let engine = made.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
+        Ok(Self { commands, engine, thread: Some(thread) })
+    }
+
+    /// What moves its sockets' bytes.
+    pub(super) const fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// Tells the thread something; a thread that is gone hears nothing and has nothing left to do.
@@ -157,6 +173,7 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
             },
             _ = ticks.tick() => {
                 thread.tick(Instant::now());
+                Engine::turn();
                 until_sweep -= 1;
                 if until_sweep == 0 {
                     until_sweep = SWEEP_TICKS;

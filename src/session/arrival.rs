@@ -92,6 +92,13 @@ impl Arrival {
         };
         let refusal = match begun {
             Ok(Ok((place, link, key, standing))) => {
+                let client = match client.engage() {
+                    Ok(client) => client,
+                    Err(error) => {
+                        tracing::error!(%error, "client socket could not be moved to its thread's engine");
+                        return None;
+                    }
+                };
                 let mut relay = Box::new(Relay {
                     client,
                     link,

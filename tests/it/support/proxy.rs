@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use pgtenant::net::EngineChoice;
 use pgtenant::proxy::{self, Proxy};
 use pgtenant::registry::{self, Registry};
 use pgtenant::{console, frontend, pool, session};
@@ -20,11 +21,26 @@ pub(crate) struct Running {
 /// The settings that tests start from: any free port, small pools, two relay threads.
 pub(crate) fn settings() -> proxy::Config {
     proxy::Config {
-        listen: frontend::ListenConfig { address: "127.0.0.1:0".to_owned(), threads: 2, ..Default::default() },
+        listen: frontend::ListenConfig {
+            address: "127.0.0.1:0".to_owned(),
+            threads: 2,
+            engine: engine(),
+            ..Default::default()
+        },
         identify: frontend::IdentifyConfig::default(),
         pool: pool::Config { size: 4, ..Default::default() },
         timeouts: session::Config::default(),
         console: console::Config::default(),
+    }
+}
+
+/// What the environment asks for, as of `pgtenant serve`: so that all tests can be run on either engine.
+fn engine() -> EngineChoice {
+    match std::env::var("PGTENANT_LISTEN_ENGINE").as_deref() {
+        Ok("epoll") => EngineChoice::Epoll,
+        Ok("io_uring") => EngineChoice::IoUring,
+        Ok("auto" | "") | Err(_) => EngineChoice::Auto,
+        Ok(other) => panic!("PGTENANT_LISTEN_ENGINE={other}"),
     }
 }
 
