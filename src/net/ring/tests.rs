@@ -189,8 +189,8 @@ fn a_socket_of_another_thread_fails_and_breaks_nothing() {
     with_ring(|| async {
         let (socket, _peer) = pair();
         let error = std::thread::spawn(move || {
-            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            match socket.poll_read(&mut cx, &mut [0; 4]) {
+            let cx = std::task::Context::from_waker(std::task::Waker::noop());
+            match socket.poll_read(&cx, &mut [0; 4]) {
                 Poll::Ready(Err(error)) => error.kind(),
                 other => panic!("{other:?}"),
             }
