@@ -1,12 +1,15 @@
 //! The words of tenancy: tenants, their names, their places and their logins, as every floor above speaks of them.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::address::Network;
 
 /// Longest identifier that PostgreSQL keeps whole, in bytes (`NAMEDATALEN - 1`).
 pub const IDENTIFIER_BYTES_MAX: usize = 63;
@@ -475,6 +478,8 @@ pub struct Tenant {
     pub sessions_end_at: Option<SystemTime>,
     /// Its other names.
     pub aliases: Vec<Alias>,
+    /// From where its clients may come; from everywhere when empty.
+    pub allow: Vec<Network>,
     /// The module a client gets that names none.
     pub default_module: Option<ModuleName>,
     /// Its places, one a module.
@@ -511,6 +516,13 @@ impl Tenant {
                 _ => None,
             },
         }
+    }
+
+    /// Whether its clients may come from this address; none is one that is not known.
+    #[must_use]
+    pub fn allows(&self, address: Option<IpAddr>) -> bool {
+        self.allow.is_empty()
+            || address.is_some_and(|address| self.allow.iter().any(|network| network.contains(address)))
     }
 
     /// Whether a normalised name is one of this tenant's.

@@ -14,6 +14,7 @@ use super::login::{self, parse_login, read_password};
 use super::output::{Failure, or_dash, print, print_json, remark};
 use super::source::Source;
 use super::view::{CreatedView, TenantView, last_used, print_tenant, url};
+use crate::address::Network;
 use crate::auth::Secret;
 use crate::control::{self, Control, DEFAULT_LOGIN, Limits, NewTenant, Overrides, Subscription};
 use crate::registry::TenantDetails;
@@ -76,6 +77,9 @@ pub(super) enum Command {
     /// Further names of a tenant.
     #[command(subcommand)]
     Alias(AliasCommand),
+    /// From where a tenant's clients may come: from everywhere, or only from the networks of a list.
+    #[command(subcommand)]
+    Allow(AllowCommand),
     /// Logins of a tenant.
     #[command(subcommand)]
     Login(login::Command),
@@ -101,6 +105,26 @@ pub(super) enum AliasCommand {
         tenant: TenantName,
         /// The name.
         alias: Alias,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AllowCommand {
+    /// Let clients come from a network, and with the first one from nowhere else.
+    Add {
+        /// Its slug, id or an alias.
+        tenant: TenantName,
+        /// An address, or a network such as 10.0.0.0/8.
+        #[arg(value_name = "CIDR")]
+        network: Network,
+    },
+    /// Take a network from the list; without any, clients may come from everywhere.
+    Remove {
+        /// Its slug, id or an alias.
+        tenant: TenantName,
+        /// The network.
+        #[arg(value_name = "CIDR")]
+        network: Network,
     },
 }
 
@@ -252,6 +276,16 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
             let control = context.control().await?;
             let named = control.remove_alias(&tenant, &alias).await?;
             show_changed(context, control, &named).await
+        }
+        Command::Allow(AllowCommand::Add { tenant, network }) => {
+            let control = context.control().await?;
+            let changed = control.allow(&tenant, network).await?;
+            show_changed(context, control, &changed).await
+        }
+        Command::Allow(AllowCommand::Remove { tenant, network }) => {
+            let control = context.control().await?;
+            let changed = control.disallow(&tenant, network).await?;
+            show_changed(context, control, &changed).await
         }
         Command::Login(command) => login::run(context, &context.control().await?, command).await,
         Command::Reconcile { tenant } => reconcile(context, tenant.as_ref()).await,

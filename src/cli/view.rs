@@ -25,6 +25,7 @@ pub(super) struct TenantView {
     name: String,
     status: &'static str,
     aliases: Vec<String>,
+    allow: Vec<String>,
     login: Option<String>,
     modules: Vec<ModuleView>,
     last_used: Option<String>,
@@ -66,6 +67,7 @@ impl TenantView {
             name: tenant.tenant.name.clone(),
             status: tenant.tenant.status.as_str(),
             aliases: tenant.aliases.iter().map(ToString::to_string).collect(),
+            allow: tenant.allow.iter().map(ToString::to_string).collect(),
             login: default_login(tenant).map(|login| login.login.clone()),
             modules: modules(tenant, None, proxy),
             last_used: last_used(used),
@@ -108,6 +110,10 @@ pub(super) fn print_tenant(tenant: &TenantDetails, password: Option<&Secret>, pr
     if !tenant.aliases.is_empty() {
         let aliases: Vec<_> = tenant.aliases.iter().map(crate::tenant::Alias::as_str).collect();
         print(format_args!("also known as {}", aliases.join(", ")))?;
+    }
+    if !tenant.allow.is_empty() {
+        let networks: Vec<_> = tenant.allow.iter().map(ToString::to_string).collect();
+        print(format_args!("clients may come from {}", networks.join(", ")))?;
     }
     let logins: Vec<_> = tenant.logins.iter().map(|login| format!("{} (role {})", login.login, login.role)).collect();
     print(format_args!("logins: {}", or_dash((!logins.is_empty()).then(|| logins.join(", ")))))?;

@@ -6,6 +6,7 @@ use tokio_postgres::error::{DbError, SqlState};
 
 use super::import::ImportError;
 use super::script::ScriptError;
+use crate::address::Network;
 use crate::auth::{Secret, SecretError};
 use crate::net::TlsError;
 use crate::registry::RegistryError;
@@ -127,6 +128,14 @@ pub enum Error {
         tenant: String,
         /// The alias.
         alias: String,
+    },
+    /// The tenant's clients may not come from there as it is.
+    #[error("{network} is not among the networks from which tenant \"{tenant}\"'s clients may come")]
+    NotAllowed {
+        /// Its slug.
+        tenant: String,
+        /// The network.
+        network: Network,
     },
     /// The tenant does not have this login.
     #[error("tenant \"{tenant}\" has no login \"{login}\"; add it with: pgtenant tenant login add {tenant} {login}")]

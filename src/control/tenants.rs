@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::error::Error;
 use super::order::{Inventory, Overrides, default_login};
 use super::provision::verifier;
+use crate::address::Network;
 use crate::auth::{Secret, Verifier};
 use crate::registry::{Admin, Lock, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
 use crate::tenant::{Alias, Login, ModuleName, RoleName, Slug, TenantId, TenantName, TenantStatus};
@@ -210,6 +211,32 @@ impl Control {
         let transaction = self.registry.begin().await?;
         if !transaction.remove_alias(tenant.tenant.id, alias).await? {
             return Err(Error::NoAlias { tenant: tenant.tenant.slug.to_string(), alias: alias.to_string() });
+        }
+        transaction.commit().await?;
+        self.by_id(tenant.tenant.id).await
+    }
+
+    /// Lets a tenant's clients come from a network, and with the first one from nowhere else.
+    ///
+    /// # Errors
+    /// [`Error::NoTenant`], and the registry's.
+    pub async fn allow(&self, name: &TenantName, network: Network) -> Result<TenantDetails, Error> {
+        let tenant = self.tenant(name).await?;
+        let transaction = self.registry.begin().await?;
+        transaction.allow(tenant.tenant.id, network).await?;
+        transaction.commit().await?;
+        self.by_id(tenant.tenant.id).await
+    }
+
+    /// Lets them come from there no more; after the last network, from everywhere.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`]; [`Error::NoTenant`], and the registry's.
+    pub async fn disallow(&self, name: &TenantName, network: Network) -> Result<TenantDetails, Error> {
+        let tenant = self.tenant(name).await?;
+        let transaction = self.registry.begin().await?;
+        if !transaction.disallow(tenant.tenant.id, network).await? {
+            return Err(Error::NotAllowed { tenant: tenant.tenant.slug.to_string(), network });
         }
         transaction.commit().await?;
         self.by_id(tenant.tenant.id).await

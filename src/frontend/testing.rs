@@ -51,6 +51,7 @@ pub(crate) fn tenant(slug: &str, modules: &[&str]) -> Tenant {
         status: TenantStatus::Active,
         sessions_end_at: None,
         aliases: vec![Alias::parse(&format!("krn:{slug}:prod")).unwrap()],
+        allow: Vec::new(),
         default_module: None,
         placements: modules.iter().map(place).collect(),
         logins: vec![login(slug, "app")],

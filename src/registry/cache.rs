@@ -301,6 +301,7 @@ mod tests {
             status: TenantStatus::Active,
             sessions_end_at: None,
             aliases: vec![Alias::parse(&format!("krn:{slug}")).unwrap()],
+            allow: Vec::new(),
             default_module: None,
             placements: Vec::new(),
             logins: Vec::new(),

@@ -103,6 +103,7 @@ impl Contents {
             status: details.tenant.status,
             sessions_end_at: details.tenant.sessions_end_at,
             aliases: details.aliases.clone(),
+            allow: details.allow.clone(),
             default_module: details.tenant.default_module.clone(),
             placements: details.placements.iter().filter_map(place).collect(),
             logins: details.logins.clone(),

@@ -99,6 +99,9 @@ impl Transaction {
         for alias in from.aliases.iter().filter(|alias| !to.aliases.contains(alias)) {
             self.remove_alias(id, alias).await?;
         }
+        for network in from.allow.iter().filter(|network| !to.allow.contains(network)) {
+            self.disallow(id, *network).await?;
+        }
         for login in from.logins.iter().filter(|had| to.logins.iter().all(|kept| kept.login != had.login)) {
             self.remove_login(id, &login.login).await?;
         }
@@ -113,6 +116,9 @@ impl Transaction {
         let id = to.tenant.id;
         for alias in &to.aliases {
             self.add_alias(id, alias).await?;
+        }
+        for network in &to.allow {
+            self.allow(id, *network).await?;
         }
         for placement in &to.placements {
             self.put_placement(id, placement).await?;
@@ -165,6 +171,8 @@ pub fn differences(was: &TenantDetails, is: &TenantDetails) -> Vec<Difference> {
     compare("default module", text(module(a).as_deref()), text(module(b).as_deref()));
     let alias = |alias: &crate::tenant::Alias| (format!("alias {alias}"), (), String::new());
     keyed(&mut found, was.aliases.iter().map(alias), is.aliases.iter().map(alias));
+    let network = |network: &crate::address::Network| (format!("allowed network {network}"), (), String::new());
+    keyed(&mut found, was.allow.iter().map(network), is.allow.iter().map(network));
     let place = |row: &PlacementRow| (format!("module {}", row.module), row.clone(), place_text(row));
     keyed(&mut found, was.placements.iter().map(place), is.placements.iter().map(place));
     let login = |login: &crate::tenant::Login| (format!("login {}", login.login), login.clone(), login.role.clone());

@@ -35,6 +35,7 @@ const MIGRATIONS: &[Migration] = migrations![
     5 "0005_versions",
     6 "0006_imports",
     8 "0008_instances",
+    9 "0009_addresses",
 ];
 
 /// One migration, and whether the registry has it.

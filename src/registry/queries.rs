@@ -8,6 +8,8 @@ macro_rules! tenant_fields {
          'default_module', t.default_module, 'generation', t.generation,
          'aliases', ARRAY(SELECT a.name FROM pgtenant.tenant_names AS a
                           WHERE a.tenant_id OPERATOR(pg_catalog.=) t.id AND a.kind OPERATOR(pg_catalog.=) 'alias' ORDER BY a.name),
+         'allow', ARRAY(SELECT a.network::pg_catalog.text FROM pgtenant.tenant_addresses AS a
+                        WHERE a.tenant_id OPERATOR(pg_catalog.=) t.id ORDER BY a.network),
          'logins', ARRAY(SELECT pg_catalog.json_build_object('login', l.login, 'role', l.role, 'verifier', l.verifier)
                          FROM pgtenant.logins AS l WHERE l.tenant_id OPERATOR(pg_catalog.=) t.id ORDER BY l.login)"
     };
@@ -158,6 +160,14 @@ pub(super) const ADD_ALIAS: &str = "
 pub(super) const REMOVE_ALIAS: &str = "
     DELETE FROM pgtenant.tenant_names
     WHERE tenant_id OPERATOR(pg_catalog.=) $1 AND name OPERATOR(pg_catalog.=) $2 AND kind OPERATOR(pg_catalog.=) 'alias'";
+
+/// `$1`: the tenant, `$2`: a network.
+pub(super) const ALLOW: &str = "
+    INSERT INTO pgtenant.tenant_addresses (tenant_id, network) VALUES ($1, $2::pg_catalog.cidr) ON CONFLICT DO NOTHING";
+/// As [`ALLOW`].
+pub(super) const DISALLOW: &str = "
+    DELETE FROM pgtenant.tenant_addresses
+    WHERE tenant_id OPERATOR(pg_catalog.=) $1 AND network OPERATOR(pg_catalog.=) $2::pg_catalog.cidr";
 
 /// `$1`: the tenant, `$2`: the row as JSON.
 pub(super) const PUT_PLACEMENT: &str = "

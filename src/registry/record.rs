@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::rows::epoch;
+use crate::address::Network;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, Login, ModuleName, Placement, PoolMode, Pooling, Server, Slug, Tenant, TenantId,
     TenantStatus,
@@ -22,6 +23,8 @@ pub(super) struct TenantRecord {
     sessions_end_at: Option<SystemTime>,
     /// Plain text: one that this program finds malformed must not hide the tenant.
     aliases: Vec<String>,
+    #[serde(default)]
+    allow: Vec<Network>,
     default_module: Option<ModuleName>,
     placements: Vec<PlacementRecord>,
     logins: Vec<Login>,
@@ -55,6 +58,7 @@ impl From<TenantRecord> for Tenant {
             name: r.name,
             status: r.status,
             sessions_end_at: r.sessions_end_at,
+            allow: r.allow,
             aliases: r.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect(),
             default_module: r.default_module,
             placements: r.placements.into_iter().map(|p| Arc::new(Placement::from(p))).collect(),
@@ -93,6 +97,7 @@ impl From<&Tenant> for TenantRecord {
             name: t.name.clone(),
             status: t.status,
             sessions_end_at: t.sessions_end_at,
+            allow: t.allow.clone(),
             aliases: t.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
             default_module: t.default_module.clone(),
             placements: t.placements.iter().map(|p| PlacementRecord::from(&**p)).collect(),

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::address::Network;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, Login, ModuleName, PoolMode, Pooling, RoleName, ServerName, Slug, TenantId,
     TenantStatus,
@@ -196,6 +197,9 @@ pub struct TenantDetails {
     pub tenant: TenantRow,
     /// Its names beside id and slug, sorted.
     pub aliases: Vec<Alias>,
+    /// From where its clients may come; from everywhere when empty.
+    #[serde(default)]
+    pub allow: Vec<Network>,
     /// Its places, sorted by module.
     pub placements: Vec<PlacementRow>,
     /// Its logins, sorted.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contents::{Contents, Problem, Problems};
 use super::rows::{ModuleRow, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
+use crate::address::Network;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, Login, ModuleName, NameError, PoolMode, Pooling, RoleName, Server, ServerName,
     Slug, SslMode, TenantId, TenantStatus,
@@ -90,6 +91,8 @@ struct TenantEntry {
     status: TenantStatus,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     aliases: Vec<Alias>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    allow: Vec<Network>,
     #[serde(skip_serializing_if = "Option::is_none")]
     default_module: Option<ModuleName>,
     #[serde(default, rename = "placement", skip_serializing_if = "Vec::is_empty")]
@@ -194,7 +197,11 @@ impl TenantEntry {
             Ok(Login { login: entry.login, role: role.as_str().to_owned(), verifier: entry.verifier })
         };
         let logins = self.logins.into_iter().map(login).collect::<Result<_, _>>()?;
-        Ok(TenantDetails { aliases: self.aliases, placements, logins, tenant })
+        let mut allow = self.allow;
+        // As the database lists them.
+        allow.sort_unstable();
+        allow.dedup();
+        Ok(TenantDetails { aliases: self.aliases, allow, placements, logins, tenant })
     }
 }
 
@@ -268,6 +275,7 @@ impl From<&TenantDetails> for TenantEntry {
             contact: row.contact.clone(),
             status: row.status,
             aliases: details.aliases.clone(),
+            allow: details.allow.clone(),
             default_module: row.default_module.clone(),
             placements: details.placements.iter().map(PlacementEntry::from).collect(),
             logins: details.logins.iter().map(login).collect(),

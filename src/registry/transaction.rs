@@ -10,6 +10,7 @@ use super::admin::Parameter;
 use super::error::RegistryError;
 use super::queries;
 use super::rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantRow};
+use crate::address::Network;
 use crate::fault;
 use crate::tenant::{Alias, Login, ModuleName, Pooling, Server, ServerName, TenantId, TenantStatus};
 
@@ -167,6 +168,24 @@ impl Transaction {
     pub async fn remove_alias(&self, id: TenantId, alias: &Alias) -> Result<bool, RegistryError> {
         let parameters: [Parameter<'_>; 2] = [(&id.0, Type::UUID), (&alias.as_str(), Type::TEXT)];
         self.execute("remove an alias", queries::REMOVE_ALIAS, &parameters).await
+    }
+
+    /// Lets a tenant's clients come from a network; `false` when they might already.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn allow(&self, id: TenantId, network: Network) -> Result<bool, RegistryError> {
+        let parameters: [Parameter<'_>; 2] = [(&id.0, Type::UUID), (&network.to_string(), Type::TEXT)];
+        self.execute("allow a network", queries::ALLOW, &parameters).await
+    }
+
+    /// Lets them come from there no more; `false` when that network was not in the list.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn disallow(&self, id: TenantId, network: Network) -> Result<bool, RegistryError> {
+        let parameters: [Parameter<'_>; 2] = [(&id.0, Type::UUID), (&network.to_string(), Type::TEXT)];
+        self.execute("disallow a network", queries::DISALLOW, &parameters).await
     }
 
     /// Gives a tenant a place for a module. A place or role that another tenant has is refused.

@@ -179,6 +179,7 @@ impl Plan {
         let at = usize::from(letter != LETTERS[0]);
         let slug = run.slug(letter)?;
         Ok(TenantDetails {
+            allow: Vec::new(),
             logins: vec![Login {
                 login: DEFAULT_LOGIN.to_owned(),
                 role: format!("{slug}_app"),

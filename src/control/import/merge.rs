@@ -149,6 +149,7 @@ impl<'a> Merge<'a> {
         let mut wanted = known.cloned().unwrap_or_else(|| TenantDetails {
             tenant: new_row(id.unwrap_or_else(|| TenantId(Uuid::now_v7())), slug.clone()),
             aliases: Vec::new(),
+            allow: Vec::new(),
             placements: Vec::new(),
             logins: Vec::new(),
         });

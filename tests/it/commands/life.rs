@@ -44,6 +44,21 @@ async fn aliases_come_and_go_and_are_never_anothers() {
 }
 
 #[tokio::test]
+async fn networks_from_which_clients_may_come_are_listed_and_taken_off_the_list() {
+    let site = Site::new("allow").await;
+    let (acme, _) = tenant(&site, "acme").await;
+    assert_eq!(site.json(&["tenant", "show", &acme])["allow"], serde_json::json!([]));
+    site.ok(&["tenant", "allow", "add", &acme, "2001:db8::/32"]);
+    let listed = site.json(&["tenant", "allow", "add", &acme, "192.0.2.1"]);
+    assert_eq!(listed["allow"], serde_json::json!(["192.0.2.1/32", "2001:db8::/32"]));
+    assert_eq!(site.json(&["tenant", "allow", "add", &acme, "192.0.2.1/32"])["allow"], listed["allow"]);
+    assert!(site.fails(2, &["tenant", "allow", "add", &acme, "10.0.0.1/8"]).contains("the network is 10.0.0.0/8"));
+    assert!(site.fails(1, &["tenant", "allow", "remove", &acme, "10.0.0.0/8"]).contains("not among the networks"));
+    let left = site.json(&["tenant", "allow", "remove", &acme, "192.0.2.1"]);
+    assert_eq!(left["allow"], serde_json::json!(["2001:db8::/32"]));
+}
+
+#[tokio::test]
 async fn a_further_login_has_the_tenants_rights_and_a_password_of_its_own() {
     let site = Site::new("login").await;
     let (slug, made) = tenant(&site, "acme").await;
