@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::net::Peer;
 use crate::protocol::{Report, SqlState};
 use crate::tenant::{Placement, Tenant, TenantStatus};
 
@@ -41,6 +42,24 @@ pub fn served(tenant: &Tenant) -> Result<(), Report> {
             Err(Report::fatal(SqlState::INVALID_AUTHORIZATION, message))
         }
     }
+}
+
+/// Whether a tenant's clients may come from there; those of this machine's own socket may.
+///
+/// # Errors
+/// A FATAL report for the client.
+pub fn allowed(tenant: &Tenant, peer: Peer) -> Result<(), Report> {
+    let address = match peer {
+        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Gone => None,
+        Peer::Unix => return Ok(()),
+    };
+    if tenant.allows(address) {
+        return Ok(());
+    }
+    let from = address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_canonical().to_string());
+    let message = format!("(PT-ADDRESS) tenant \"{}\" has no clients at {from}", tenant.slug);
+    Err(Report::fatal(SqlState::INVALID_AUTHORIZATION, message))
 }
 
 /// The place of the module that a client asks for: by exact name, by alias, or the default one for those who ask for none.

@@ -127,6 +127,22 @@ pub enum Identified {
     Unknown(Unknown),
 }
 
+impl Identified {
+    /// What its failures are counted as: one name for one login of one tenant, known or not.
+    #[must_use]
+    pub fn counted_as(&self) -> String {
+        match self {
+            Self::Known(claim) => counted_as(&claim.login.login, claim.tenant.id),
+            Self::Unknown(unknown) => unknown.salt_name.clone(),
+        }
+    }
+}
+
+/// The name of a login of a tenant, which need not be there.
+fn counted_as(login: &str, tenant: impl fmt::Display) -> String {
+    format!("{login}\0{tenant}")
+}
+
 /// Finds out whom a connection claims to be, from its startup parameters and its TLS server name.
 ///
 /// # Errors
@@ -165,7 +181,7 @@ enum Found {
 
 impl Found {
     fn nobody(reason: UnknownReason, tenant: impl fmt::Display, login: &str) -> Self {
-        Self::Nobody { reason, salt_name: format!("{login}\0{tenant}") }
+        Self::Nobody { reason, salt_name: counted_as(login, tenant) }
     }
 }
 
@@ -303,7 +319,7 @@ fn claim(whom: Whom, asked: Asked) -> Identified {
     });
     match verified {
         Err(reason) => {
-            let salt_name = format!("{}\0{}", login.as_deref().unwrap_or(DEFAULT_LOGIN), tenant.id);
+            let salt_name = counted_as(login.as_deref().unwrap_or(DEFAULT_LOGIN), tenant.id);
             Identified::Unknown(Unknown { reason, tenant: Some(tenant.slug.clone()), user: asked.user, salt_name })
         }
         Ok((login, verifier)) => {

@@ -12,7 +12,7 @@ mod open;
 mod request;
 mod settings;
 
-pub use admit::{admit, module, served};
+pub use admit::{admit, allowed, module, served};
 pub use authenticate::{Challenge, Proof, authenticate};
 pub use config::{ClientTls, DefaultTenantPhase, IdentifyConfig, ListenConfig};
 pub use error::Error;

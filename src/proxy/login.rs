@@ -19,7 +19,7 @@ use crate::auth::{Part, SecretRef};
 use crate::backend::Credential;
 use crate::console;
 use crate::frontend::{
-    self, Challenge, Claim, DefaultTenantPhase, Identified, Opened, Opening, Proof, admit, authenticate,
+    self, Challenge, Claim, DefaultTenantPhase, Identified, Opened, Opening, Proof, admit, allowed, authenticate,
     default_tenant_notice, filter_settings, identify, introduced, open, turn_away,
 };
 use crate::metrics::{Finder, count_error};
@@ -123,6 +123,7 @@ impl Login {
             }
         };
         let visitor = Visitor {
+            peer: *stream.peer(),
             user: claim.request.user.clone(),
             address: self.peer.clone(),
             application_name: application_name(&claim.request.settings),
@@ -155,7 +156,8 @@ impl Login {
         let name = given(parameters, "user").unwrap_or_default();
         let user = self.live.console.users.iter().find(|user| user.name == name);
         let challenge = Challenge { user: name, verifier: user.map(|user| &user.verifier), salt_name: name };
-        let proof = match authenticate(&mut stream, challenge, &shared.mock).await {
+        let counted_as = format!("{name}\0{}", console::DATABASE);
+        let proof = match self.prove(&mut stream, challenge, &counted_as).await {
             Ok(proof) => proof,
             Err(error) => return failed(&self.peer, &error, error.kind()),
         };
@@ -197,7 +199,7 @@ impl Login {
                 return Err(Failure::from(error));
             }
         };
-        let proof = authenticate(stream, identified.challenge(), &self.shared.mock).await;
+        let proof = self.prove(stream, identified.challenge(), &identified.counted_as()).await;
         match identified {
             Identified::Known(claim) => Ok((claim, proof?)),
             Identified::Unknown(unknown) => {
@@ -206,6 +208,32 @@ impl Login {
                 Err(Failure { error, kind: unknown.reason.as_str() })
             }
         }
+    }
+
+    /// The exchange by which a client proves who it is, after the wait that failures from its address have earned it.
+    async fn prove(
+        &self,
+        stream: &mut Stream,
+        challenge: Challenge<'_>,
+        counted_as: &str,
+    ) -> Result<Proof, frontend::Error> {
+        let peer = *stream.peer();
+        let attempt = self.shared.attempts.begin(&peer, counted_as, self.live.timeouts.login_backoff).await;
+        let mut proof = authenticate(stream, challenge, &self.shared.mock).await;
+        if attempt.is_hopeless() && proof.is_ok() {
+            let error = frontend::Error::Password { user: challenge.user.to_owned() };
+            if let Some(report) = error.report() {
+                turn_away(stream, &report).await;
+            }
+            proof = Err(error);
+        }
+        match &proof {
+            Ok(_) => attempt.end(true),
+            Err(frontend::Error::Password { .. }) => attempt.end(false),
+            // Nothing was proved either way.
+            Err(_) => {}
+        }
+        proof
     }
 
     /// Counts a client that named no tenant where that is not served any more. It has proved nothing: only a login that the default tenant has
@@ -230,6 +258,7 @@ impl Login {
     ) -> Result<Ticket, Report> {
         let (shared, live, peer) = (&self.shared, &self.live, self.peer.as_str());
         let tenant = present(shared, &claim).await?;
+        allowed(&tenant, visitor.peer)?;
         let placement = admit(&tenant, &claim.request)?;
         if shared.disabled.load().iter().any(|order| order.held.covers(tenant.id, &placement)) {
             let message = format!("(PT-UNAVAILABLE) tenant \"{}\" is disabled; try again", tenant.slug);
@@ -426,6 +455,7 @@ fn refusal_kind(report: &Report) -> &'static str {
         ("(PT-UNAVAILABLE)", "unavailable"),
         ("(PT-BACKEND)", "backend"),
         ("(PT-LIMIT)", "limit"),
+        ("(PT-ADDRESS)", "address"),
     ];
     kinds.iter().find(|(code, _)| report.message.starts_with(code)).map_or("refused", |(_, kind)| kind)
 }

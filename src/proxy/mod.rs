@@ -2,6 +2,7 @@
 
 mod activity;
 mod adoption;
+mod attempts;
 mod clients;
 mod error;
 mod listener;
@@ -29,6 +30,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use self::activity::Activity;
 use self::adoption::Adoption;
+use self::attempts::Attempts;
 use self::clients::Clients;
 use self::listener::Listeners;
 use self::operations::Order;
@@ -105,6 +107,7 @@ struct Shared {
     next_session: AtomicU64,
     adoption: Adoption,
     activity: Activity,
+    attempts: Attempts,
     clients: Arc<Clients>,
     surplus: Arc<Semaphore>,
     /// Room for users of the console, who do not count as clients.
@@ -190,6 +193,7 @@ impl Proxy {
             next_session: AtomicU64::new(1),
             adoption: Adoption::default(),
             activity: Activity::default(),
+            attempts: Attempts::default(),
             clients: Arc::default(),
             surplus: Arc::new(Semaphore::new(SURPLUS_MAX)),
             console_users: Arc::new(Semaphore::new(CONSOLE_USERS_MAX)),

@@ -77,6 +77,7 @@ impl List {
         self.time("timeouts.pinned", now.pinned, default.pinned, true);
         self.time("timeouts.statement", now.statement, default.statement, true);
         self.time("timeouts.client_write", now.client_write, default.client_write, true);
+        self.time("timeouts.login_backoff", now.login_backoff, default.login_backoff, true);
         self.time("timeouts.drain", now.drain, default.drain, true);
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, Quotas, check_idle};
+use crate::frontend::allowed;
 use crate::net::{Engine, EngineChoice};
 use crate::pool::Bell;
 use crate::protocol::{Report, SqlState};
@@ -302,6 +303,11 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
     begin.pools.bound(&tenant.placements);
     for control in &concerned {
         control.ends_at.set(None);
+        if allowed(tenant, control.visitor.peer).is_err() {
+            let message = format!("(PT-SHUTDOWN) tenant \"{}\" has no clients at this address any more", tenant.slug);
+            control.kill(Report::fatal(SqlState::ADMIN_SHUTDOWN, message));
+            continue;
+        }
         let old = &control.placement;
         let same = tenant.placement(old.module.as_str()).is_some_and(|new| new.is_same_place(old));
         if !same {

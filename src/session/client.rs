@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::control::{Control, Doing};
+use crate::net::Peer;
 use crate::tenant::{Placement, Tenant};
 
 /// Who a client is, as it came.
@@ -13,6 +14,8 @@ pub struct Visitor {
     /// The user name that it sent.
     pub user: String,
     /// Where it comes from.
+    pub peer: Peer,
+    /// The same as text.
     pub address: String,
     /// What it calls itself.
     pub application_name: String,

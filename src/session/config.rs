@@ -26,6 +26,9 @@ pub struct Config {
     /// A client that takes no bytes of its answer.
     #[serde(with = "humantime_serde")]
     pub client_write: Duration,
+    /// Longest wait of a client whose login has failed again and again from its address.
+    #[serde(with = "humantime_serde")]
+    pub login_backoff: Duration,
     /// How long running transactions may go on after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -40,6 +43,7 @@ impl Default for Config {
             pinned: Duration::ZERO,
             statement: Duration::ZERO,
             client_write: Duration::from_secs(600),
+            login_backoff: Duration::from_secs(10),
             drain: Duration::from_secs(30),
         }
     }

@@ -8,7 +8,7 @@ use crate::support::wire::startup;
 use crate::support::{Running, Tenant, Wire, proxy, unique, world};
 
 /// What a balancer says first of a client at this address.
-fn header(client: SocketAddr) -> Vec<u8> {
+pub(crate) fn header(client: SocketAddr) -> Vec<u8> {
     let server = [127, 0, 0, 1];
     let (family, addresses) = match client {
         SocketAddr::V4(client) => (0x11, [&client.ip().octets()[..], &server].concat()),

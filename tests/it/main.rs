@@ -1,6 +1,8 @@
 //! Everything that needs real PostgreSQL, or more than one room, in one binary: a file per subject.
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod backend;
 #[cfg(test)]
 mod balancer;
