@@ -70,7 +70,7 @@ impl Log {
     /// # Errors
     /// The level is no filter, or the process logs already.
     pub fn start(config: &Config) -> Result<Self, Error> {
-        let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&config.level)?);
+        let (filter, handle) = reload::Layer::new(filter(&config.level)?);
         let lines = fmt::layer().with_writer(io::stderr);
         let lines = match config.format {
             Format::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
@@ -85,8 +85,13 @@ impl Log {
     /// # Errors
     /// The level is no filter.
     pub fn set_level(&self, level: &str) -> Result<(), Error> {
-        Ok(self.filter.reload(EnvFilter::try_new(level)?)?)
+        Ok(self.filter.reload(filter(level)?)?)
     }
+}
+
+/// What is logged. Whatever the level says, not what drivers make of statements: those of the control plane hold verifiers.
+fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+    Ok(EnvFilter::try_new(level)?.add_directive("tokio_postgres=warn".parse()?))
 }
 
 /// Whether a text can be a log level.

@@ -99,20 +99,25 @@ pub(super) struct FileWatch {
 type Marks = (SystemTime, u64, u64);
 
 impl FileWatch {
-    /// Watches the files of this configuration as they are now, if that is wanted.
-    pub(super) fn of(globals: &Globals, config: &Config) -> Self {
-        let files = globals.config.iter().cloned().chain(config.files());
-        let seen = files.map(|path| (path.clone(), marks(&path))).collect();
-        Self { interval: config.reload.watch, seen }
+    /// As the configuration file is now, before it is read: what is written after that is a change.
+    pub(super) fn begin(globals: &Globals) -> Self {
+        let seen = globals.config.iter().map(|path| (path.clone(), marks(path))).collect();
+        Self { interval: Duration::ZERO, seen }
     }
 
-    /// Watches what this configuration says, which may be the same as before.
+    /// As all files are now, before they are read again.
+    pub(super) fn again(&mut self) {
+        self.seen.iter_mut().for_each(|(path, seen)| *seen = marks(path));
+    }
+
+    /// Watches the files of this configuration, as often as it says. Those that were watched before stay as they were seen.
     pub(super) fn follow(&mut self, globals: &Globals, config: &Config) {
-        let new = Self::of(globals, config);
-        self.interval = new.interval;
-        self.seen.retain(|(path, _)| new.seen.iter().any(|(wanted, _)| wanted == path));
-        for (path, marks) in new.seen {
+        self.interval = config.reload.watch;
+        let files: Vec<_> = globals.config.iter().cloned().chain(config.files()).collect();
+        self.seen.retain(|(path, _)| files.contains(path));
+        for path in files {
             if self.seen.iter().all(|(seen, _)| *seen != path) {
+                let marks = marks(&path);
                 self.seen.push((path, marks));
             }
         }

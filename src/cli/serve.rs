@@ -24,7 +24,9 @@ const FRONT_THREADS: usize = 2;
 /// Serves until SIGTERM or SIGINT; a second one ends at once.
 pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
     let inherited = service::inherited()?;
+    let mut files = FileWatch::begin(globals);
     let config = globals.load()?;
+    files.follow(globals, &config);
     let log = Log::start(&config.log)?;
     let recorder = record_metrics()?;
     crate::metrics::describe();
@@ -35,7 +37,7 @@ pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the front runtime")?;
-    let served = runtime.block_on(serve(globals, config, inherited, log, recorder));
+    let served = runtime.block_on(serve(globals, config, files, inherited, log, recorder));
     // Logins still under way have been told nothing yet; their sockets close here.
     runtime.shutdown_background();
     served
@@ -44,6 +46,7 @@ pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
 async fn serve(
     globals: &Globals,
     config: Config,
+    mut files: FileWatch,
     inherited: Inherited,
     log: Log,
     recorder: PrometheusHandle,
@@ -69,7 +72,6 @@ async fn serve(
     }
     service::ready();
     let mut reloader = Reloader::new(globals, &registry, http.as_ref(), log, config);
-    let mut files = FileWatch::of(globals, reloader.current());
     loop {
         let reply = tokio::select! {
             () = stopped(&mut terminate, &mut interrupt) => break,
@@ -90,8 +92,7 @@ async fn serve(
                 }
             },
         };
-        // As they are before they are read: what is written meanwhile is a change.
-        files = FileWatch::of(globals, reloader.current());
+        files.again();
         let done = reloader.reload(&proxy).await;
         files.follow(globals, reloader.current());
         if let Some(reply) = reply {

@@ -33,6 +33,8 @@ mod edges;
 #[cfg(test)]
 mod fairness;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;
@@ -63,7 +65,11 @@ mod relay;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod roles;
+#[cfg(test)]
 mod routing;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod shared_pool;
 #[cfg(test)]

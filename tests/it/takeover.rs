@@ -5,8 +5,9 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::time::timeout;
 
-use crate::support::wire::{failure, query};
+use crate::support::wire::{cancel, failure, query};
 use crate::support::{Child, Start, Tenant, Wire, one, unique, world};
 
 /// Longest wait for word to the service manager.
@@ -23,7 +24,8 @@ async fn a_successor_on_the_same_port_takes_new_clients_while_the_old_process_dr
     let directory = tempfile::tempdir().unwrap();
     let listen = |port: u16| {
         let directory = directory.path().display();
-        format!("address = \"127.0.0.1:{port}\"\nreuse_port = true\nunix_socket_dir = \"{directory}\"")
+        let peers = "peer_address = \"127.0.0.1:0\"";
+        format!("address = \"127.0.0.1:{port}\"\nreuse_port = true\n{peers}\nunix_socket_dir = \"{directory}\"")
     };
     let mut old = Child::start(registry, Start { listen: &listen(0), ..Start::default() }).await;
     let mut working = Wire::login(old.address, &tenant, "crm").await;
@@ -40,6 +42,14 @@ async fn a_successor_on_the_same_port_takes_new_clients_while_the_old_process_dr
     }
     let progress = old.logged("still draining").await;
     assert!(progress.contains("clients=1") && progress.contains("in_transaction=1"), "{progress}");
+    working.query("SAVEPOINT here").await;
+    working.send(&query("SELECT pg_sleep(1000)")).await;
+    // The client's own cancel requests come to the successor.
+    while timeout(Duration::from_millis(20), working.stream.peek(&mut [0])).await.is_err() {
+        cancel(address, working.process_id, &working.secret).await;
+    }
+    assert_eq!(failure(&working.until_ready().await).0, "57014");
+    working.query("ROLLBACK TO here").await;
     assert_eq!(working.ask("SELECT 'still here'").await, "still here");
     working.send(&query("COMMIT")).await;
     assert_eq!(working.until_ready().await[0].body, b"COMMIT\0");

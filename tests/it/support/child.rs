@@ -10,8 +10,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::world::World;
@@ -25,7 +26,10 @@ pub(crate) struct Child {
     /// Where it serves HTTP, if it does.
     pub(crate) http: Option<SocketAddr>,
     process: tokio::process::Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// Lines of its log. They are taken from it whoever reads them: a full pipe would hold the program up.
+    log: UnboundedReceiver<String>,
+    /// What was read of it.
+    read: String,
     registry: String,
     listen: String,
     config: PathBuf,
@@ -70,10 +74,27 @@ impl Child {
         command.envs(start.environment.iter().copied());
         command.stdin(start.socket.map_or_else(Stdio::null, Stdio::from)).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().expect("start pgtenant");
-        let log = BufReader::new(process.stderr.take().expect("its log")).lines();
+        let mut lines = BufReader::new(process.stderr.take().expect("its log")).lines();
+        let (sender, log) = unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(line) = lines.next_line().await.expect("read the log") {
+                // Nobody may want to read it any more.
+                let _ = sender.send(line);
+            }
+        });
         let (registry, listen) = (registry.to_owned(), listen.to_owned());
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut child = Self { address, http: None, process, log, registry, listen, config, _directory: directory };
+        let mut child = Self {
+            address,
+            http: None,
+            process,
+            log,
+            read: String::new(),
+            registry,
+            listen,
+            config,
+            _directory: directory,
+        };
         if start.sections.contains("[http]") {
             child.http = Some(address_in(&child.logged("serving HTTP").await));
         }
@@ -84,7 +105,9 @@ impl Child {
     /// Waits for a line of the log with this text.
     pub(crate) async fn logged(&mut self, text: &str) -> String {
         let found = async {
-            while let Some(line) = self.log.next_line().await.expect("read the log") {
+            while let Some(line) = self.log.recv().await {
+                self.read.push_str(&line);
+                self.read.push('\n');
                 if line.contains(text) {
                     return line;
                 }
@@ -92,6 +115,19 @@ impl Child {
             panic!("the log ended without {text:?}");
         };
         timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("no {text:?} in the log"))
+    }
+
+    /// Asks it to stop, and gives all that it has logged.
+    pub(crate) async fn whole_log(mut self) -> String {
+        self.signal(Signal::SIGTERM);
+        let rest = async {
+            while let Some(line) = self.log.recv().await {
+                self.read.push_str(&line);
+                self.read.push('\n');
+            }
+        };
+        timeout(PATIENCE, rest).await.expect("the end of the log");
+        self.read
     }
 
     /// Writes the configuration anew.
