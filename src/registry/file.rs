@@ -170,6 +170,7 @@ slug = "acme"
 name = "Acme"
 status = "active"
 aliases = ["krn:acme:client:prod-001"]
+allow = ["10.0.0.0/8", "192.0.2.1/32"]
 default_module = "operations"
   [[tenant.placement]]
   module = "operations"
@@ -215,6 +216,8 @@ slug = "beta"
         let tenants = parse(FILE).unwrap().resolve();
         let (acme, beta) = (&tenants[0], &tenants[1]);
         assert_eq!(acme.default_placement().unwrap().schema.as_deref(), Some("tenant_acme"));
+        assert!(acme.allows("10.1.2.3".parse().ok()) && !acme.allows("192.0.2.2".parse().ok()) && !acme.allows(None));
+        assert!(beta.allows(None));
         assert_eq!(acme.placement("crm").unwrap().pool_size, Some(3));
         assert_eq!(beta.placements[0].schema.as_deref(), Some("tenant_beta"));
         assert_eq!(beta.placements[0].database.as_str(), "operations");

@@ -1,4 +1,4 @@
-//! The first packet of a connection: its header, cancel keys, parameters, `options`, and which tenant all that names.
+//! The first packet of a connection, and a balancer's word in front of it: its header, cancel keys, parameters, `options`, and which tenant all that names.
 
 #![no_main]
 
@@ -10,7 +10,9 @@ use std::task::{Context, Poll, Waker};
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use pgtenant::frontend::{Directory, IdentifyConfig, identify};
-use pgtenant::protocol::{Announced, CancelKey, STARTUP_BYTES_MAX, STARTUP_HEADER_BYTES, Startup, parse_options};
+use pgtenant::protocol::{
+    Announced, CancelKey, PROXY_HEADER_BYTES, ProxyHeader, STARTUP_BYTES_MAX, STARTUP_HEADER_BYTES, Startup, parse_options,
+};
 use pgtenant::tenant::{Tenant, TenantName};
 
 /// Knows nobody, and answers at once.
@@ -25,6 +27,11 @@ impl Directory for Nobody {
 }
 
 fuzz_target!(|bytes: &[u8]| {
+    if let Some((first, rest)) = bytes.split_first_chunk::<PROXY_HEADER_BYTES>()
+        && let Ok(header) = ProxyHeader::parse(first)
+    {
+        let _ = header.source(rest);
+    }
     let Some((header, rest)) = bytes.split_first_chunk::<STARTUP_HEADER_BYTES>() else { return };
     match Announced::parse(*header) {
         Ok(Announced::Cancel { rest: announced }) => {
