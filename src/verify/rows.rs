@@ -4,13 +4,16 @@ use super::attempts::Attempt::{self, CopyOut, Look, Refused};
 use super::attempts::attempt;
 use super::check::Check;
 use super::error::Error;
-use super::scene::Scene;
+use super::scene::{Scene, Way};
 use super::verdict::{Verdict, Wall};
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("another's rows in common tables", Wall::Everywhere, |scene| Box::pin(rows(scene, READ))),
     Check::new("another's rows, by functions, views and errors", Wall::Everywhere, |scene| {
         Box::pin(rows(scene, SIDEWAYS))
+    }),
+    Check::new("the module's own tables, read by a tenant without rows", Wall::Everywhere, |scene| {
+        Box::pin(tables(scene))
     }),
     Check::new("row policies taken away", Wall::Everywhere, |scene| Box::pin(rows(scene, POLICIES))),
     Check::new("the tenant parameter forged", Wall::Everywhere, |scene| Box::pin(rows(scene, FORGED))),
@@ -24,6 +27,29 @@ async fn rows(scene: &Scene, attempts: &[Attempt]) -> Result<Verdict, Error> {
         return attempt(scene, attempts).await;
     }
     Ok(Verdict::NotApplicable("the tenants have tables of their own".to_owned()))
+}
+
+/// A tenant that was made a moment ago has rows in no table but the probes' own: whatever it sees elsewhere is another's.
+async fn tables(scene: &Scene) -> Result<Verdict, Error> {
+    let list = format!(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped \
+         WHERE n.nspname = '{}' AND c.relkind IN ('r', 'p', 'v', 'm') AND c.relname NOT LIKE 'pgtenant\\_verify\\_%' \
+           AND has_table_privilege(c.oid, 'SELECT')",
+        scene.thief.schema.replace('\'', "''")
+    );
+    let mut session = scene.thief(Way::Wide).await?;
+    let listed = if scene.has_common_tables() { session.must("list tables", &list).await?.rows } else { Vec::new() };
+    for table in listed.iter().flatten() {
+        if !session.must("read a table", &format!("SELECT 1 FROM {table} LIMIT 1")).await?.rows.is_empty() {
+            return Ok(Verdict::Leaks(format!("it sees rows of {table}")));
+        }
+    }
+    session.leave().await;
+    Ok(match listed.len() {
+        0 => Verdict::NotApplicable("none are common".to_owned()),
+        count => Verdict::Holds(format!("{count} read")),
+    })
 }
 
 const READ: &[Attempt] = &[
