@@ -7,7 +7,7 @@ use super::error::Error;
 use super::order::{DEFAULT_LOGIN, Inventory, login_role, tenant_role};
 use super::place::{LoginRole, Place};
 use super::provision::{provision, set_login, verifier};
-use super::removal::remove_login;
+use super::removal::{drop_own_roles, remove_login};
 use super::steps::Steps;
 use super::tenants::{Control, generate_password};
 use crate::auth::Secret;
@@ -88,9 +88,13 @@ impl Control {
         let inventory = self.inventory().await?;
         let (_alone, tenant) = self.alone(name).await?;
         let role = login_role(find(&tenant, login)?)?;
+        // With the last login nothing of pgtenant's is needed any more where it made nothing but logins.
+        let last = tenant.logins.len() == 1 && tenant.placements.iter().all(|placement| !placement.managed);
         for placement in tenant.placements.iter().filter(|placement| placement.role.is_some()) {
             let place = inventory.place(&tenant, placement)?;
-            if placement.managed || is_ours(&place, &role.role).await? {
+            if last {
+                drop_own_roles(&place).await?;
+            } else if placement.managed || is_ours(&place, &role.role).await? {
                 remove_login(&place, &role).await?;
             }
         }

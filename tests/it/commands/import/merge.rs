@@ -147,3 +147,67 @@ async fn a_deleted_tenant_comes_again_only_when_its_names_are_free() {
     assert_eq!(super::old::kinds(&conflicts), [(acme.clone(), "slug-taken".to_owned())]);
     assert_eq!(site.json(&["tenant", "show", &acme])["name"], "Another");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_tenant_of_a_shared_pool_is_served_by_the_service_login() {
+    let site = Site::new("impool").await;
+    let ops = Old::new(&site, "ops").await;
+    site.ok(&[
+        "module",
+        "add",
+        &ops.module,
+        "--isolation",
+        "schema",
+        "--server",
+        "main",
+        "--database",
+        &ops.database,
+        "--pooling",
+        "shared",
+    ]);
+    let slugs = [site.slug("acme"), site.slug("beta")];
+    let proxy = proxy_over(&site.registry.url, |_| {}).await;
+    for (n, slug) in (1..).zip(&slugs) {
+        ops.tenant(&id(n), slug, slug, &format!("t_{slug}")).await;
+    }
+    site.ok(&command("import", &[&ops], &[]));
+    for slug in &slugs {
+        let made = site.json(&["tenant", "login", "add", slug, "app"]);
+        let settings = settings(&proxy, &format!("app@{slug}"), made["password"].as_str().unwrap(), &ops.module);
+        let client = connect(&settings).await.unwrap();
+        assert_eq!(one(&client, "SELECT note FROM notes").await, format!("t_{slug}"));
+        assert_eq!(one(&client, "SELECT session_user").await, format!("{}_service", site.name));
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_imports_at_one_time_the_second_finds_nothing_to_do() {
+    let site = Site::new("race").await;
+    let ops = Old::new(&site, "ops").await;
+    for n in 1..=20 {
+        ops.tenant(&id(n), &site.slug(&format!("n{n}")), "N", &format!("t_{n}")).await;
+    }
+    let import = command("import", &[&ops], &["--json"]);
+    let running: Vec<_> =
+        (0..3).map(|_| site.command(&import).stdout(std::process::Stdio::piped()).spawn().unwrap()).collect();
+    let outputs = running.into_iter().map(|child| child.wait_with_output().unwrap());
+    let made: Vec<Value> =
+        outputs.map(|output| serde_json::from_slice::<Value>(&output.stdout).unwrap()["import"].clone()).collect();
+    assert_eq!(made.iter().filter(|import| !import.is_null()).count(), 1, "{made:?}");
+    assert_eq!(imports(&site).await, 1);
+}
+
+#[tokio::test]
+async fn a_registry_of_an_earlier_version_is_completed_and_imports_into() {
+    let site = Site::new("older").await;
+    let admin = &site.registry.admin;
+    let earlier = "DROP TABLE pgtenant.import_items, pgtenant.imports; DELETE FROM pgtenant.schema_versions WHERE name = '0006_imports'";
+    admin.batch_execute(earlier).await.unwrap();
+    let ops = Old::new(&site, "ops").await;
+    ops.tenant(&id(1), &site.slug("acme"), "Acme", "t_acme").await;
+    let import = command("import", &[&ops], &[]);
+    assert!(site.fails(1, &import).contains("pgtenant registry init"));
+    assert_eq!(site.json(&["registry", "init"])["applied"], json!(["0006_imports"]));
+    assert_eq!(site.json(&import)["import"], json!(1));
+}

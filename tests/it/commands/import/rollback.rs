@@ -65,6 +65,8 @@ async fn later_changes_stand_against_a_rollback_until_they_are_undone() {
     site.ok(&["tenant", "login", "remove", &acme, "app"]);
     site.ok(&["registry", "rollback"]);
     assert_eq!(site.count("SELECT count(*) FROM pgtenant.tenants").await, 0);
+    let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{acme}%'");
+    assert_eq!(site.count(&roles).await, 0, "no role is left on the server");
 }
 
 #[tokio::test]
