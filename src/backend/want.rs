@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use aws_lc_rs::digest::{Context as Digest, SHA256};
+use aws_lc_rs::digest::{SHA256, digest as sha256};
 
 use crate::pool::Lane;
 
@@ -25,21 +25,24 @@ pub struct Want {
 /// A digest that is the same in all threads and runs of one build, and that nobody can aim at another's by chance.
 #[must_use]
 pub fn digest<T: Hash + ?Sized>(value: &T) -> u64 {
-    let mut hasher = Sha256(Digest::new(&SHA256));
+    let mut hasher = Sha256(Vec::with_capacity(DIGESTED_BYTES));
     value.hash(&mut hasher);
     hasher.finish()
 }
 
-struct Sha256(Digest);
+/// Room for what is digested of an ordinary session.
+const DIGESTED_BYTES: usize = 256;
+
+/// Gathers what is to be digested: many small pieces cost more than the digest.
+struct Sha256(Vec<u8>);
 
 impl Hasher for Sha256 {
     fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        self.0.extend_from_slice(bytes);
     }
 
     fn finish(&self) -> u64 {
-        let digest = self.0.clone().finish();
-        digest.as_ref().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head))
+        sha256(&SHA256, &self.0).as_ref().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head))
     }
 }
 

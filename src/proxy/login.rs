@@ -23,7 +23,7 @@ use crate::frontend::{
     default_tenant_notice, filter_settings, identify, introduced, open, turn_away,
 };
 use crate::metrics::{Finder, count_error};
-use crate::net::{Detached, Stream};
+use crate::net::{Detached, Peer, Stream};
 use crate::protocol::{CancelKey, Protocol, Report, SqlState};
 use crate::session::{Arrival, Begin, Ticket, Visitor, say, say_after};
 use crate::tenant::{Placement, Pooling, Tenant, TenantName};
@@ -40,9 +40,10 @@ pub(super) fn login(shared: Arc<Shared>, client: Detached, slot: Slot) -> Comman
             // Boxed: what a login needs is not kept while its session lasts.
             let session = Box::pin(async {
                 let live = shared.live.load_full();
+                let from = *client.peer();
                 let stream = introduce(&live, client).await?;
                 let (peer, deadline) = (stream.peer().to_string(), Instant::now() + live.timeouts.login);
-                Login { shared, live, begin, peer, deadline }.in_time(stream, slot).await
+                Login { shared, live, begin, from, peer, deadline }.in_time(stream, slot).await
             });
             if let Some(session) = session.await {
                 session.await;
@@ -79,6 +80,8 @@ struct Login {
     shared: Arc<Shared>,
     live: Arc<Live>,
     begin: Rc<Begin>,
+    /// Who connected: a balancer perhaps, for the client.
+    from: Peer,
     peer: String,
     deadline: Instant,
 }
@@ -305,6 +308,7 @@ impl Login {
             (ticket.tenant.id, &placement.module).hash(&mut hasher);
         }
         let home = usize::try_from(hasher.finish() % workers.len() as u64).unwrap_or(0);
+        self.shared.homes.learn(&self.from, home);
         if home == self.begin.thread_index {
             return Some(Box::new(Arrival { client, ticket, slot: Box::new(slot) }));
         }

@@ -5,6 +5,7 @@ mod adoption;
 mod attempts;
 mod clients;
 mod error;
+mod homes;
 mod listener;
 mod login;
 mod operations;
@@ -32,6 +33,7 @@ use self::activity::Activity;
 use self::adoption::Adoption;
 use self::attempts::Attempts;
 use self::clients::Clients;
+use self::homes::Homes;
 use self::listener::Listeners;
 use self::operations::Order;
 use self::peers::Peers;
@@ -103,6 +105,7 @@ struct Shared {
     keys: CancelKeys,
     peers: Peers,
     quotas: Arc<Quotas>,
+    homes: Homes,
     workers: Vec<Worker>,
     next_session: AtomicU64,
     adoption: Adoption,
@@ -189,6 +192,7 @@ impl Proxy {
             keys,
             peers: met,
             quotas,
+            homes: Homes::new(workers.len()),
             workers,
             next_session: AtomicU64::new(1),
             adoption: Adoption::default(),
@@ -399,27 +403,26 @@ fn threads(configured: usize) -> usize {
     }
 }
 
-/// Accepts clients and hands them out to the threads, in turn, until there are to be no more. Those who are waiting to be accepted then
-/// are let in, too: a listening socket that is closed resets them.
+/// Accepts clients and hands them out to the threads, until there are to be no more. Those who are waiting to be accepted then are let
+/// in, too: a listening socket that is closed resets them.
 async fn accept(shared: Arc<Shared>, listeners: Listeners) {
-    let mut turns = (0..shared.workers.len()).cycle();
-    let mut receive = |client| receive(&shared, client, turns.next().unwrap_or_default());
     loop {
         tokio::select! {
-            client = listeners.accept() => receive(client),
+            client = listeners.accept() => receive(&shared, client),
             () = shared.full.notified() => break,
         }
     }
     for _ in 0..LAST_CLIENTS_MAX {
         let Ok(client) = tokio::time::timeout(LAST_CLIENT_TIMEOUT, listeners.accept()).await else { break };
-        receive(client);
+        receive(&shared, client);
     }
 }
 
-fn receive(shared: &Arc<Shared>, client: Detached, turn: usize) {
+fn receive(shared: &Arc<Shared>, client: Detached) {
     let max = shared.live.load().listen.max_clients;
     if let Some(slot) = shared.clients.enter(max) {
-        shared.workers[turn].tell(login::login(Arc::clone(shared), client, slot));
+        let guess = shared.homes.guess(client.peer());
+        shared.workers[guess].tell(login::login(Arc::clone(shared), client, slot));
     } else if let Ok(surplus) = Arc::clone(&shared.surplus).try_acquire_owned() {
         let shared = Arc::clone(shared);
         tokio::spawn(async move {

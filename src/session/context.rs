@@ -1,5 +1,6 @@
 //! What makes a shared backend one tenant's: the settings asserted at a hand-over, as bytes ready to be sent.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
@@ -31,27 +32,25 @@ pub(crate) struct Needed {
     pub(crate) forgets: bool,
 }
 
-/// A context with the messages that assert it.
+/// A context, and the messages that assert it.
 pub(crate) struct Assertion {
     /// All that a connection of this session has.
     pub(crate) context: Rc<Context>,
     /// What pgtenant itself gives it.
     base: Rc<Context>,
-    /// Sets every part of the context.
-    set: BytesMut,
-    /// Takes away whatever another tenant's session left. A message of its own in front of `set`: should one of the two be
-    /// cancelled by somebody's late signal, the other still keeps this client out of the other tenant's place.
-    neutral: BytesMut,
+    /// From here on the context's settings are what the client carries.
+    carried_from: usize,
+    /// Sets every part of the context; made when it is first needed, which for many sessions it never is.
+    set: OnceCell<BytesMut>,
     shared: bool,
 }
 
 impl Assertion {
-    /// Builds the messages. `shared`: the connection serves other tenants, too.
+    /// `shared`: the connection serves other tenants, too.
     pub(crate) fn new(context: Context, shared: bool) -> Self {
         let context = Rc::new(context);
-        let set = message(&statements(&context.settings, context.role.as_deref()));
-        let neutral = query(if shared { FORGET } else { NEUTRAL });
-        Self { base: Rc::clone(&context), context, set, neutral, shared }
+        let carried_from = context.settings.len();
+        Self { base: Rc::clone(&context), context, carried_from, set: OnceCell::new(), shared }
     }
 
     /// The same with what the client carries, which wins over what pgtenant gives.
@@ -59,31 +58,45 @@ impl Assertion {
         let is_carried = |name: &String| carried.iter().any(|(carried, _)| carried == name);
         let mut settings = self.base.settings.clone();
         settings.retain(|(name, _)| !is_carried(name));
-        let mut all = statements(&settings, self.base.role.as_deref());
-        if !carried.is_empty() {
-            all.push(set_config(carried));
-        }
+        let carried_from = settings.len();
         settings.extend_from_slice(carried);
         Self {
             context: Rc::new(Context { settings, ..Context::clone(&self.base) }),
             base: Rc::clone(&self.base),
-            set: message(&all),
-            neutral: self.neutral.clone(),
+            carried_from,
+            set: OnceCell::new(),
             shared: self.shared,
         }
+    }
+
+    fn set(&self) -> &BytesMut {
+        self.set.get_or_init(|| {
+            let (given, carried) = self.context.settings.split_at(self.carried_from);
+            let mut all = statements(given, self.context.role.as_deref());
+            if !carried.is_empty() {
+                all.push(set_config(carried));
+            }
+            message(&all)
+        })
+    }
+
+    /// Takes away whatever another tenant's session left. A message of its own in front of the one that sets: should one of the two be
+    /// cancelled by somebody's late signal, the other still keeps this client out of the other tenant's place.
+    fn neutral(&self) -> BytesMut {
+        query(if self.shared { FORGET } else { NEUTRAL })
     }
 
     /// What has to be sent before this session's next message on a connection with this state, last used by another
     /// session or not.
     pub(crate) fn needed(&self, asserted: &Asserted, same_session: bool) -> Option<Needed> {
         let both = || {
-            let mut bytes = self.neutral.clone();
-            bytes.extend_from_slice(&self.set);
-            Some(Needed { bytes, ready_count: if self.set.is_empty() { 1 } else { 2 }, forgets: self.shared })
+            let mut bytes = self.neutral();
+            bytes.extend_from_slice(self.set());
+            Some(Needed { bytes, ready_count: if self.set().is_empty() { 1 } else { 2 }, forgets: self.shared })
         };
         match asserted {
             Asserted::Unknown => both(),
-            Asserted::Fresh => needed(&self.set),
+            Asserted::Fresh => needed(self.set()),
             Asserted::Is(old) => {
                 let same = Rc::ptr_eq(old, &self.context) || **old == *self.context;
                 if same && (same_session || !self.shared) {
@@ -91,7 +104,7 @@ impl Assertion {
                 }
                 // Another client of the same tenant: what a function may have left is set again. Another tenant, or other
                 // settings: first everything goes.
-                if same || self.covers(old) { needed(&self.set) } else { both() }
+                if same || self.covers(old) { needed(self.set()) } else { both() }
             }
         }
     }
@@ -111,7 +124,7 @@ impl Assertion {
     /// Whether setting this context leaves nothing of an old one, which must be of the same tenant.
     fn covers(&self, old: &Context) -> bool {
         let names = |context: &Context| context.settings.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        !self.set.is_empty()
+        !(self.context.settings.is_empty() && self.context.role.is_none())
             && old.tenant == self.context.tenant
             && old.role == self.context.role
             && names(old) == names(&self.context)
