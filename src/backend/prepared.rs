@@ -31,6 +31,8 @@ pub struct PreparedSet {
     by_use: BTreeMap<u64, StatementId>,
     clock: u64,
     batch: u64,
+    /// Changes of schemas that they were prepared after.
+    changes: u64,
 }
 
 impl PreparedSet {
@@ -72,6 +74,14 @@ impl PreparedSet {
         }
         self.by_use.insert(self.clock, id);
         old
+    }
+
+    /// All are out of date if schemas have changed since.
+    pub fn follow(&mut self, changes: u64) {
+        if self.changes != changes {
+            self.changes = changes;
+            self.expire();
+        }
     }
 
     /// All are gone.

@@ -1,6 +1,6 @@
 //! How a pool makes connections to one database of one server.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct Servers {
     credential: RefCell<Credential>,
     front: Handle,
     traffic: Traffic,
+    /// Changes of schemas that were seen to be made through it.
+    schema_changes: Cell<u64>,
 }
 
 impl Servers {
@@ -47,6 +49,7 @@ impl Servers {
             credential: RefCell::new(credential),
             front,
             traffic: Traffic::default(),
+            schema_changes: Cell::new(0),
         }
     }
 
@@ -59,6 +62,16 @@ impl Servers {
     #[must_use]
     pub const fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// How often schemas were changed, as far as its connections showed.
+    pub fn schema_changes(&self) -> u64 {
+        self.schema_changes.get()
+    }
+
+    /// A schema was changed: statements that were prepared before may mean something else now.
+    pub fn schema_changed(&self) {
+        self.schema_changes.set(self.schema_changes.get() + 1);
     }
 
     /// The server.

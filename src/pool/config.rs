@@ -38,8 +38,19 @@ pub struct Config {
     /// Most named prepared statements kept on one connection in transaction mode; 0 keeps a client that uses one on its
     /// connection instead.
     pub max_prepared_statements: u32,
+    /// Modules (`*`: all) whose unnamed statements, in transaction mode, are kept on connections as prepared ones once they have come
+    /// often enough.
+    pub keep_unnamed_statements: Vec<String>,
     /// What becomes, in transaction mode, of a statement that would keep its client on its connection.
     pub pinning: Pinning,
+}
+
+impl Config {
+    /// Whether unnamed statements of a module's clients are kept.
+    #[must_use]
+    pub fn keeps_unnamed(&self, module: &str) -> bool {
+        self.keep_unnamed_statements.iter().any(|named| named == "*" || named == module)
+    }
 }
 
 /// Whether clients may keep a connection beyond their transaction, by state that cannot be carried to another.
@@ -97,6 +108,7 @@ impl Default for Config {
             connect_concurrency: 4,
             queue_length_max: 10_000,
             max_prepared_statements: 200,
+            keep_unnamed_statements: Vec::new(),
             pinning: Pinning::Allow,
         }
     }

@@ -18,6 +18,8 @@ use crate::protocol::{Effects, Report, Severity, path};
 
 /// No session has this number: nobody's.
 pub(super) const NO_SESSION: u64 = 0;
+/// No session has this number either: somebody else's, whoever asks.
+pub(super) const OTHER_SESSION: u64 = u64::MAX;
 
 /// Who is being asked what keeps a connection.
 #[derive(PartialEq, Eq)]
@@ -106,6 +108,7 @@ impl Relay {
     /// Makes a connection this session's, its context asserted with the first bytes that go to it.
     pub(super) fn attach(&mut self, mut server: Checkout<Servers>) {
         server.prepared.batch_begins();
+        server.prepared.follow(self.place.pool.manager().schema_changes());
         let same_session = server.last_session == self.control.id;
         let Unnamed { parsed_ahead, state, .. } = self.up.unnamed;
         let left = self.up.unnamed.left.take();
@@ -188,6 +191,7 @@ impl Relay {
         }
         if idle {
             self.state.transaction_over();
+            self.schema_followed();
         }
         if !sending && self.give_again() || stays {
             return;
@@ -196,6 +200,19 @@ impl Relay {
             self.release();
         } else {
             self.count_pin();
+        }
+    }
+
+    /// Where unnamed statements are kept, those from before a change of the schema are parsed again before their next use.
+    fn schema_followed(&mut self) {
+        let changes = self.state.take_schema_changes();
+        if !changes || !self.place.keeps_unnamed {
+            return;
+        }
+        let servers = self.place.pool.manager();
+        servers.schema_changed();
+        if let Some(link) = &mut self.link {
+            link.server.prepared.follow(servers.schema_changes());
         }
     }
 

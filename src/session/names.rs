@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
-use super::state::Left;
+use hashbrown::HashTable;
+
+use super::state::{Left, changes_schema};
 use crate::backend::{PreparedSet, StatementId};
 use crate::protocol::{Answer, Owed, cstring, effects_of};
 
@@ -12,6 +14,8 @@ use crate::protocol::{Answer, Owed, cstring, effects_of};
 const NAME_PREFIX: &str = "pgtenant_";
 /// Most statements that a thread remembers without a client that uses them.
 const REMEMBERED_MAX: usize = 10_000;
+/// How often an unnamed statement comes before it is kept on servers: the same as PostgreSQL waits before it plans one for good.
+const SEEN_MIN: u8 = 5;
 /// Most named statements of one client; the server's own limit is its memory.
 const NAMES_MAX: usize = 10_000;
 /// Bytes of the statements that one client's names stand for, together.
@@ -19,17 +23,24 @@ const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A statement, whoever prepares it.
 pub(crate) struct Statement {
     pub(super) id: StatementId,
+    /// Its name on servers.
+    pub(super) name: Box<str>,
     /// Whose it is: who reads it otherwise has another one of the same text.
     pub(super) scope: u64,
     /// Parse without the name: text and parameter types.
     pub(super) body: Box<[u8]>,
     /// What it may leave behind whenever it is executed.
     pub(super) left: Option<Box<Left>>,
+    /// It may change what other texts mean.
+    pub(super) changes_schema: bool,
 }
 
 /// The statements of a thread, by scope and body: one text in one pool, for one tenant, is one statement.
 pub(crate) struct Statements {
-    known: HashMap<(u64, Box<[u8]>), Rc<Statement>>,
+    known: HashTable<Rc<Statement>>,
+    hasher: RandomState,
+    /// How often the bodies of unnamed statements have been seen, by their hashes.
+    seen: HashMap<u64, u8>,
     last: StatementId,
     /// How many there may be before those without a client are looked for: a look at all is worth it only now and then.
     known_max: usize,
@@ -39,32 +50,54 @@ pub(crate) struct Statements {
 
 impl Default for Statements {
     fn default() -> Self {
-        Self { known: HashMap::new(), last: 0, known_max: REMEMBERED_MAX, token: RandomState::new().hash_one(0) }
+        let hasher = RandomState::new();
+        let token = hasher.hash_one(0);
+        Self { known: HashTable::new(), hasher, seen: HashMap::new(), last: 0, known_max: REMEMBERED_MAX, token }
     }
 }
 
 impl Statements {
     pub(super) fn statement(&mut self, scope: u64, body: &[u8]) -> Rc<Statement> {
-        let key = (scope, Box::from(body));
-        if let Some(known) = self.known.get(&key) {
+        let hash = self.hasher.hash_one((scope, body));
+        if let Some(known) = self.known.find(hash, |known| known.scope == scope && *known.body == *body) {
             return Rc::clone(known);
         }
         if self.known.len() >= self.known_max {
-            self.known.retain(|_, statement| Rc::strong_count(statement) > 1);
+            self.known.retain(|statement| Rc::strong_count(statement) > 1);
             self.known_max = REMEMBERED_MAX.max(2 * self.known.len());
         }
         // Zero means no statement. By the time numbers come round again their first bearers are long closed.
         self.last = self.last.checked_add(1).unwrap_or(1);
         let text = cstring(body).map_or(body, |(text, _)| text);
         let left = Left::of(effects_of(text), text);
-        let statement = Rc::new(Statement { id: self.last, scope, body: body.into(), left });
-        self.known.insert(key, Rc::clone(&statement));
+        let name = self.name(self.last).into();
+        let statement = Rc::new(Statement {
+            id: self.last,
+            name,
+            scope,
+            body: body.into(),
+            left,
+            changes_schema: changes_schema(text),
+        });
+        let Self { known, hasher, .. } = self;
+        known.insert_unique(hash, Rc::clone(&statement), |known| hasher.hash_one((known.scope, &*known.body)));
         statement
     }
 
     /// A statement's name on servers.
     pub(super) fn name(&self, id: StatementId) -> String {
         format!("{NAME_PREFIX}{:016x}_{id}", self.token)
+    }
+
+    /// Whether the body of an unnamed statement has come often enough to be worth keeping on servers.
+    pub(super) fn comes_often(&mut self, scope: u64, body: &[u8]) -> bool {
+        if self.seen.len() >= REMEMBERED_MAX {
+            // What comes often is soon known again.
+            self.seen.clear();
+        }
+        let seen = self.seen.entry(self.hasher.hash_one((scope, body))).or_default();
+        *seen = seen.saturating_add(1);
+        *seen > SEEN_MIN
     }
 }
 
@@ -75,7 +108,8 @@ pub(super) fn name_is_reserved(name: &[u8]) -> bool {
 
 /// A change of a client's names that the server has not confirmed.
 enum Change {
-    Parsed(Box<[u8]>),
+    /// With what the name stood for before; only the unnamed statement may have stood for anything.
+    Parsed(Box<[u8]>, Option<Rc<Statement>>),
     Closed(Box<[u8]>, Rc<Statement>),
 }
 
@@ -91,7 +125,8 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn parsed(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
-        self.unconfirmed.push_back(Change::Parsed(name.clone()));
+        let old = self.take(&name).map(|(_, old)| old);
+        self.unconfirmed.push_back(Change::Parsed(name.clone(), old));
         self.enter(name, statement);
     }
 
@@ -138,7 +173,7 @@ impl Names {
     /// All statements are gone but those that were sent after the message that took them away.
     pub(super) fn clear(&mut self) {
         let parsed = self.unconfirmed.iter().filter_map(|change| match change {
-            Change::Parsed(name) => Some(name),
+            Change::Parsed(name, _) => Some(name),
             Change::Closed(..) => None,
         });
         let later: HashSet<_> = parsed.collect();
@@ -164,8 +199,11 @@ impl Names {
         }
         for change in changes.into_iter().rev() {
             match change {
-                Change::Parsed(name) => {
+                Change::Parsed(name, old) => {
                     self.take(&name);
+                    if let Some(old) = old {
+                        self.enter(name, old);
+                    }
                 }
                 Change::Closed(name, statement) => self.enter(name, statement),
             }

@@ -34,6 +34,8 @@ pub(crate) struct Place {
     pub(crate) assertion: Assertion,
     /// Most prepared statements on one connection; 0 carries none.
     pub(crate) prepared_max: u32,
+    /// Whether unnamed statements that come often are kept on connections.
+    pub(crate) keeps_unnamed: bool,
     /// Sessions with the same number here share prepared statements.
     pub(crate) statement_scope: u64,
     /// The same without what the client carries.
@@ -156,6 +158,7 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
         statement_scope,
         base_scope: statement_scope,
         prepared_max,
+        keeps_unnamed: begin.pool.keeps_unnamed(placement.module.as_str()),
         pool,
         finder,
         want: Rc::new(want),

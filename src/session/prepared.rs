@@ -6,10 +6,13 @@ use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 
+use super::attach::OTHER_SESSION;
 use super::names::{Names, Statement, Statements, name_is_reserved};
-use super::relay::Relay;
+use super::relay::{Relay, Unnamed};
 use crate::backend::{Preparation, PreparedSet, StatementId};
-use crate::protocol::{Answer, HEADER_BYTES, Header, Owed, Pending, Refusal, cstring, deallocated};
+use crate::protocol::{
+    Answer, Effects, HEADER_BYTES, Header, Owed, Pending, Refusal, cstring, deallocated, effects_of,
+};
 
 /// Longest name: PostgreSQL's own bound, beyond which it cuts names off.
 const NAME_BYTES_MAX: usize = 63;
@@ -32,7 +35,7 @@ pub(super) enum Carried {
     Refused(Refusal),
 }
 
-/// Where in a message's body the name of a statement is.
+/// Where in a message's body the name of a statement is; the unnamed one's is empty.
 fn named(kind: u8, body: &[u8]) -> Option<Range<usize>> {
     let at = match kind {
         b'P' => 0,
@@ -41,7 +44,21 @@ fn named(kind: u8, body: &[u8]) -> Option<Range<usize>> {
         _ => return None,
     };
     let (name, _) = cstring(&body[at..])?;
-    (!name.is_empty()).then(|| at..at + name.len())
+    Some(at..at + name.len())
+}
+
+/// Whether a statement may be kept on servers though its client gave it no name. Its kind must be one that PostgreSQL plans, and it
+/// must name its columns: the plan of a `*` fits no table that has got another one since, which a client that parses each time
+/// would not notice.
+fn is_keepable(text: &[u8]) -> bool {
+    const KINDS: [&[u8]; 6] = [b"select", b"insert", b"update", b"delete", b"with", b"values"];
+    let text = text.trim_ascii_start();
+    let is_planned = KINDS.iter().any(|kind| {
+        text.get(..kind.len()).is_some_and(|first| first.eq_ignore_ascii_case(kind))
+            && text.get(kind.len()).is_none_or(|next| !next.is_ascii_alphanumeric() && *next != b'_')
+    });
+    is_planned
+        && memchr::memchr_iter(b'*', text).all(|at| at > 0 && text[at - 1] == b'(' && text.get(at + 1) == Some(&b')'))
 }
 
 impl Relay {
@@ -55,9 +72,14 @@ impl Relay {
         let Some(at) = named(head.kind, body) else {
             return Carried::No;
         };
+        if at.is_empty() && !self.carries_unnamed(head, &at, there) {
+            return Carried::No;
+        }
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
         let name = &body[at.clone()];
-        let known = self.names.known.get(name).cloned();
         let is_parse = head.kind == b'P';
+        // An unnamed statement takes the place of the one before it; another name must be free.
+        let known = if is_parse && name.is_empty() { None } else { self.names.known.get(name).cloned() };
         let kept = there == head.frame_bytes && name.len() <= NAME_BYTES_MAX && !self.names.is_full();
         if is_parse && !kept {
             // Too long to be kept, or one too many: it stays with this connection, and the client with it.
@@ -100,13 +122,16 @@ impl Relay {
             && let Some(statement) = &known
         {
             self.state.leaves(statement.left.as_deref());
+            if statement.changes_schema {
+                self.state.schema_unknown();
+            }
         }
-        let mut statements = self.thread.statements.borrow_mut();
+        let statements = self.thread.statements.borrow();
         let mut exchange = Exchange {
-            statements: &mut statements,
+            statements: &statements,
             set: &mut link.server.prepared,
             pending: &mut self.pending,
-            out: BytesMut::new(),
+            out: self.thread.scratch.take(),
             set_max: self.place.prepared_max as usize,
             reads_otherwise: self.state.reads_otherwise(),
             is_failed: link.status == b'E',
@@ -117,10 +142,55 @@ impl Relay {
             (_, Some(statement)) => exchange.use_statement(&frame, body, &statement),
             (_, None) => {}
         }
-        let out = exchange.out;
+        let mut out = exchange.out;
         drop(statements);
         self.put_instead(there, &out);
+        out.clear();
+        self.thread.scratch.set(out);
+        if is_parse && frame.at.is_empty() {
+            self.unnamed_is_elsewhere();
+        }
         Carried::Done
+    }
+
+    /// Whether a message about the unnamed statement is about one that is kept under a name of pgtenant's; if it is a Parse, whether
+    /// it shall be.
+    fn carries_unnamed(&mut self, head: Header, at: &Range<usize>, there: usize) -> bool {
+        if head.kind != b'P' {
+            return self.names.known.contains_key(&b""[..]);
+        }
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
+        let body = &body[(at.end + 1).min(body.len())..];
+        let is_safe = self.place.keeps_unnamed
+            && there == head.frame_bytes
+            && !self.names.is_full()
+            && self.state.is_clean()
+            && !self.state.reads_otherwise()
+            && !self.state.schema_changes()
+            && self.link.as_ref().is_none_or(|link| link.status != b'E');
+        let text = cstring(body).map_or(body, |(text, _)| text);
+        let keeps = is_safe
+            && is_keepable(text)
+            && self.thread.statements.borrow_mut().comes_often(self.place.statement_scope, body)
+            && effects_of(text).is_empty();
+        if !keeps {
+            // It is the server's own affair, and no longer what the name stood for.
+            self.names.take(b"");
+        }
+        keeps
+    }
+
+    /// The client's unnamed statement is none that a server knows as such: what stands there, if anything, is not to be run.
+    fn unnamed_is_elsewhere(&mut self) {
+        self.up.unnamed = Unnamed::default();
+        self.state.remove(Effects::UNNAMED_STATEMENT);
+        if let Some(link) = &mut self.link {
+            for owner in [&mut link.server.unnamed_owner, &mut link.unnamed_answered] {
+                if *owner == self.control.id {
+                    *owner = OTHER_SESSION;
+                }
+            }
+        }
     }
 
     /// A Query that gives up one of the client's statements by name: the name goes, and the server gets two statements that come
@@ -183,7 +253,7 @@ struct Frame {
 
 /// The messages that go on instead of a client's.
 struct Exchange<'a> {
-    statements: &'a mut Statements,
+    statements: &'a Statements,
     set: &'a mut PreparedSet,
     pending: &'a mut Pending,
     out: BytesMut,
@@ -207,7 +277,7 @@ impl Exchange<'_> {
             self.close_hidden(statement.id);
         }
         self.give_up_surplus();
-        self.renamed(frame, body, statement.id);
+        self.renamed(frame, body, statement);
         self.pending.sent(Owed::Parse(Answer::Server, statement.id));
         self.distrust(statement.id);
     }
@@ -233,12 +303,11 @@ impl Exchange<'_> {
         }
         if preparation != Preparation::There {
             self.give_up_surplus();
-            let name = self.statements.name(statement.id);
-            put_message(&mut self.out, b'P', &[name.as_bytes(), b"\0", &statement.body], 0);
+            put_message(&mut self.out, b'P', &[statement.name.as_bytes(), b"\0", &statement.body], 0);
             self.pending.sent(Owed::Parse(Answer::Hidden, statement.id));
             self.distrust(statement.id);
         }
-        self.renamed(frame, body, statement.id);
+        self.renamed(frame, body, statement);
         self.pending.sent(match frame.kind {
             b'P' => Owed::Parse(Answer::Server, 0),
             b'B' => Owed::Bind,
@@ -247,12 +316,11 @@ impl Exchange<'_> {
     }
 
     /// The client's message with the name that servers know.
-    fn renamed(&mut self, frame: &Frame, body: &[u8], id: StatementId) {
-        let name = self.statements.name(id);
+    fn renamed(&mut self, frame: &Frame, body: &[u8], statement: &Statement) {
         put_message(
             &mut self.out,
             frame.kind,
-            &[&body[..frame.at.start], name.as_bytes(), &body[frame.at.end..]],
+            &[&body[..frame.at.start], statement.name.as_bytes(), &body[frame.at.end..]],
             frame.rest,
         );
     }
@@ -293,7 +361,33 @@ mod tests {
         assert_eq!(named(b'B', b"portal\0st\0\0\0"), Some(7..9));
         assert_eq!(named(b'D', b"Sst\0"), Some(1..3));
         assert_eq!(named(b'D', b"Pst\0"), None);
-        assert_eq!(named(b'C', b"S\0"), None);
+        assert_eq!(named(b'C', b"S\0"), Some(1..1));
+        assert_eq!(named(b'P', b"\0SELECT\0\0\0"), Some(0..0));
         assert_eq!(named(b'B', b"portal"), None);
+    }
+
+    #[test]
+    fn only_planned_statements_that_name_their_columns_are_kept() {
+        for text in [
+            "SELECT a FROM t",
+            " select count(*) from t",
+            "WITH x AS (SELECT 1) SELECT 2",
+            "VALUES (1)",
+            "INSERT INTO t VALUES ($1)",
+        ] {
+            assert!(is_keepable(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "SELECT * FROM t",
+            "SELECT t.* FROM t",
+            "BEGIN",
+            "SELECTED",
+            "SET a = 1",
+            "",
+            "DELETE FROM t RETURNING *",
+            "*",
+        ] {
+            assert!(!is_keepable(text.as_bytes()), "{text}");
+        }
     }
 }

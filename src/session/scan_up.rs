@@ -113,6 +113,9 @@ impl Relay {
             b'Q' => {
                 if whole {
                     let text = body.strip_suffix(&[0]).unwrap_or(body);
+                    if self.place.keeps_unnamed {
+                        self.state.may_change_schema(text);
+                    }
                     let found = effects_of(text);
                     if !self.state.repeats(found, text) {
                         let left = Left::of(found, text);
@@ -129,6 +132,7 @@ impl Relay {
                     }
                 } else {
                     self.up.scan = Some(LongText::query(body));
+                    self.state.schema_unknown();
                 }
                 self.pending.sent(Owed::Query);
                 self.unnamed_dies();
@@ -138,6 +142,9 @@ impl Relay {
                 let mut left = None;
                 if whole {
                     let text = cstring(body).map_or(body, |(_, rest)| cstring(rest).map_or(rest, |(text, _)| text));
+                    if self.place.keeps_unnamed {
+                        self.state.may_change_schema(text);
+                    }
                     left = Left::of(effects_of(text), text);
                     if let Some(refusal) = self.state.refuses(left.as_deref()) {
                         return Ok(Some(refusal));
@@ -145,6 +152,7 @@ impl Relay {
                     self.state.leaves(left.as_deref());
                 } else {
                     self.up.scan = Some(LongText::parse(body));
+                    self.state.schema_unknown();
                 }
                 self.parsed(unnamed, left);
                 self.pending.sent(if unnamed { Owed::ParseUnnamed } else { Owed::Parse(Answer::Server, 0) });
@@ -175,6 +183,7 @@ impl Relay {
                 // What a function of the user's leaves cannot be seen.
                 if body.first_chunk().is_none_or(|oid| !is_large_object_function(u32::from_be_bytes(*oid))) {
                     self.state.insert(Effects::CODE);
+                    self.state.schema_unknown();
                 }
                 self.pending.sent(Owed::FunctionCall);
             }
@@ -291,6 +300,9 @@ impl Relay {
     }
 
     fn unnamed_dies(&mut self) {
+        if !self.pending.is_skipping() {
+            self.names.take(b"");
+        }
         let needed = self.up.unnamed.needed;
         self.up.unnamed = Unnamed { state: UnnamedState::Dead, needed, ..Unnamed::default() };
         self.state.remove(Effects::UNNAMED_STATEMENT);

@@ -121,6 +121,8 @@ pub(super) struct State {
     stops: bool,
     /// Texts may mean something else now than the carried settings say.
     reads_otherwise: bool,
+    /// What this transaction may have made of the meaning of texts.
+    meaning: Meaning,
     pub(super) settings: Settings,
     /// A SET on its own that was sent, or whose effect the server is being asked about.
     last_set: Option<Repeatable>,
@@ -166,6 +168,28 @@ impl Repeatable {
 }
 
 impl State {
+    /// A statement with this text goes to the server, where it may change what other texts mean.
+    pub(super) fn may_change_schema(&mut self, text: &[u8]) {
+        if changes_schema(text) {
+            self.meaning = Meaning::Doubtful;
+        }
+    }
+
+    /// What such a statement of more than one piece says is not looked into.
+    pub(super) fn schema_unknown(&mut self) {
+        self.meaning = Meaning::Doubtful;
+    }
+
+    /// Whether texts may mean something else than they did before this transaction.
+    pub(super) fn schema_changes(&self) -> bool {
+        self.meaning == Meaning::Doubtful
+    }
+
+    /// The transaction is over: whether others must know of it.
+    pub(super) fn take_schema_changes(&mut self) -> bool {
+        std::mem::take(&mut self.meaning) == Meaning::Doubtful
+    }
+
     /// That of a client that has done nothing yet.
     pub(super) fn new(standing: Effects, rules: Rc<Rules>) -> Self {
         Self {
@@ -178,6 +202,7 @@ impl State {
             is_unread: false,
             stops: false,
             reads_otherwise: false,
+            meaning: Meaning::Same,
             settings: Settings::default(),
             last_set: None,
             known_set: None,
@@ -406,6 +431,26 @@ impl State {
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
     }
+}
+
+/// Whether texts that were parsed before still mean the same.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    #[default]
+    Same,
+    /// A statement may have changed the schema.
+    Doubtful,
+}
+
+/// Whether a statement may make, change or drop what other texts name: a false alarm costs parsing them once more.
+pub(super) fn changes_schema(text: &[u8]) -> bool {
+    let has = |word: &[u8]| {
+        let (lower, upper) = (word[0], word[0].to_ascii_uppercase());
+        memchr::memchr2_iter(lower, upper, text)
+            .any(|at| text.get(at..at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word)))
+    };
+    let inserts = text.trim_ascii_start().get(..6).is_some_and(|first| first.eq_ignore_ascii_case(b"insert"));
+    has(b"create") || has(b"alter") || has(b"drop") || has(b"import") || (has(b"into") && !inserts) || has(b"do ")
 }
 
 /// Whether what a text means, once it is parsed, depends on this parameter: its constants above all.

@@ -37,6 +37,8 @@ pub struct Thread {
     pub(crate) statements: RefCell<Statements>,
     now: Cell<Instant>,
     front: Handle,
+    /// Where messages are put together; taken while that lasts.
+    pub(crate) scratch: Cell<BytesMut>,
     sessions: RefCell<HashMap<u64, Rc<Control>>>,
     timeouts: RefCell<super::Config>,
     paused: RefCell<Vec<Held>>,
@@ -62,6 +64,7 @@ impl Thread {
             statements: RefCell::default(),
             now: Cell::new(Instant::now()),
             front,
+            scratch: Cell::default(),
             sessions: RefCell::new(HashMap::new()),
             timeouts: RefCell::new(timeouts),
             paused: RefCell::default(),

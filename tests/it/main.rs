@@ -81,4 +81,6 @@ mod takeover;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod unnamed;
+#[cfg(test)]
 mod verify;
