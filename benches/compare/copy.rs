@@ -80,6 +80,7 @@ pub(crate) async fn run(place: &Place, target: &Target, clients: u32, seconds: u
         transactions,
         throughput: transactions as f64 / elapsed,
         latency_ms: spent.as_secs_f64() * 1000.0 / transactions.max(1) as f64,
+        server_cpu: Duration::ZERO,
         cpu: None,
         errors: tallies.iter().map(|tally| tally.errors).sum(),
     })

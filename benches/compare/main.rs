@@ -1,5 +1,6 @@
 //! Compares pgtenant with PgBouncer and with no proxy at all, on this machine, in interleaved rounds: `make bench`.
 
+mod chart;
 mod copy;
 mod pgbench;
 mod place;
@@ -7,7 +8,9 @@ mod report;
 mod supervised;
 mod target;
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use place::Place;
@@ -33,6 +36,15 @@ pub(crate) struct Options {
     /// pgbench's scale: 100,000 rows each.
     #[arg(long, default_value_t = 5)]
     scale: u32,
+    /// PgBouncer's program, for one that is newer than the system's.
+    #[arg(long, default_value = "/usr/sbin/pgbouncer")]
+    pgbouncer: PathBuf,
+    /// Writes the table there as well.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Draws the proxies' CPU beside PgBouncer's there, as SVG.
+    #[arg(long)]
+    chart: Option<PathBuf>,
     /// What cargo passes to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -43,6 +55,10 @@ pub(crate) struct Options {
 pub(crate) enum Workload {
     /// `pgbench -S` with a protocol of its `-M`, by a number of clients.
     Select(&'static str, u32),
+    /// pgbench's own transaction, like TPC-B's, by a number of clients.
+    Update(u32),
+    /// Twenty selects in one pipeline, by a number of clients.
+    Pipeline(u32),
     /// `COPY … TO STDOUT` of 20,000 rows, by a number of clients.
     Copy(u32),
     /// `pgbench -S -C`: a connection for each query, by a number of clients.
@@ -50,7 +66,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Select("simple", 1),
         Self::Select("simple", 16),
         Self::Select("simple", 64),
@@ -60,6 +76,8 @@ impl Workload {
         Self::Select("prepared", 1),
         Self::Select("prepared", 16),
         Self::Select("prepared", 64),
+        Self::Update(16),
+        Self::Pipeline(16),
         Self::Copy(4),
         Self::Connect(8),
     ];
@@ -67,6 +85,8 @@ impl Workload {
     fn name(self) -> String {
         match self {
             Self::Select(mode, clients) => format!("select {mode}, {clients}"),
+            Self::Update(clients) => format!("TPC-B-like, {clients}"),
+            Self::Pipeline(clients) => format!("pipelines of 20, {clients}"),
             Self::Copy(clients) => format!("copy out, {clients}"),
             Self::Connect(clients) => format!("connect and query, {clients}"),
         }
@@ -75,6 +95,16 @@ impl Workload {
     /// Named statements need a proxy that carries them from one server connection to another.
     fn is_prepared(self) -> bool {
         matches!(self, Self::Select("prepared", _))
+    }
+
+    /// Whether its clients parse the same unnamed statements again and again.
+    fn is_parsed(self) -> bool {
+        matches!(self, Self::Select("extended", _) | Self::Pipeline(_))
+    }
+
+    /// Whether a target takes part.
+    fn is_for(self, target: &Target) -> bool {
+        (!self.is_prepared() || target.carries_statements) && (self.is_parsed() || !target.keeps_statements)
     }
 }
 
@@ -92,7 +122,7 @@ async fn main() -> Result<()> {
     for round in 0..options.rounds {
         for workload in &workloads {
             for target in in_turn(targets.all(), round) {
-                if workload.is_prepared() && !target.carries_statements {
+                if !workload.is_for(target) {
                     continue;
                 }
                 let run = run(&place, target, *workload, options.seconds).await?;
@@ -102,6 +132,12 @@ async fn main() -> Result<()> {
         }
     }
     println!("{report}");
+    if let Some(path) = &options.markdown {
+        std::fs::write(path, report.to_string()).with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(path) = &options.chart {
+        std::fs::write(path, chart::draw(&report)).with_context(|| format!("write {}", path.display()))?;
+    }
     match report.errors() {
         0 => Ok(()),
         errors => bail!("{errors} errors; see above"),
@@ -115,12 +151,18 @@ fn in_turn(targets: &[Target], round: u32) -> impl Iterator<Item = &Target> {
 }
 
 async fn run(place: &Place, target: &Target, workload: Workload, seconds: u32) -> Result<Run> {
-    let before = target.cpu()?;
+    let before = (target.cpu()?, place.server_cpu()?);
     let measured = match workload {
         Workload::Select(mode, clients) => pgbench::run(place, target, &["-S", "-M", mode], clients, seconds)?,
+        Workload::Update(clients) => pgbench::run(place, target, &[], clients, seconds)?,
+        Workload::Pipeline(clients) => {
+            let script = place.pipeline.display().to_string();
+            pgbench::run(place, target, &["-M", "extended", "-f", &script], clients, seconds)?
+        }
         Workload::Connect(clients) => pgbench::run(place, target, &["-S", "-C"], clients, seconds)?,
         Workload::Copy(clients) => copy::run(place, target, clients, seconds).await?,
     };
-    let used = target.cpu()?.zip(before).map(|(after, before)| after - before);
-    Ok(Run { cpu: used, ..measured })
+    let used = target.cpu()?.zip(before.0).map(|(after, before)| after - before);
+    let server_cpu = place.server_cpu()?.saturating_sub(before.1);
+    Ok(Run { cpu: used, server_cpu, ..measured })
 }

@@ -1,6 +1,7 @@
 //! Runs pgbench and reads what it found.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -28,6 +29,7 @@ pub(crate) fn run(place: &Place, target: &Target, args: &[&str], clients: u32, s
         throughput: number(&said, "tps = ").unwrap_or_default(),
         latency_ms: number(&said, "latency average = ").unwrap_or_default(),
         cpu: None,
+        server_cpu: Duration::ZERO,
         errors,
     })
 }

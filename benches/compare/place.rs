@@ -4,12 +4,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{Uid, User};
 use pgtenant::cluster::Cluster;
 
 use crate::Options;
+use crate::supervised::family_cpu;
 
 pub(crate) const DATABASE: &str = "bench";
 pub(crate) const ROLE: &str = "bench";
@@ -24,6 +26,8 @@ pub(crate) struct Place {
     pub(crate) version: String,
     /// Belongs to whom the proxies run as; in the server's own directory, so that it goes with that, even if we are killed.
     pub(crate) dir: PathBuf,
+    /// pgbench's script of a pipeline.
+    pub(crate) pipeline: PathBuf,
     /// User and group that the proxies run as, where we are root (PgBouncer refuses root).
     pub(crate) owner: Option<(u32, u32)>,
 }
@@ -51,7 +55,9 @@ impl Place {
         if let Some((uid, gid)) = owner {
             chown(&dir, Some(uid), Some(gid))?;
         }
-        let place = Self { cluster, verifier, version, dir, owner };
+        let pipeline = dir.join("pipeline.sql");
+        fs::write(&pipeline, pipeline_of(20, options.scale))?;
+        let place = Self { cluster, verifier, version, dir, pipeline, owner };
         place.fill(options.scale)?;
         Ok(place)
     }
@@ -64,6 +70,12 @@ impl Place {
         let output = command.output().context("run pgbench (Debian: apt-get install postgresql-contrib)")?;
         ensure!(output.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
+    }
+
+    /// CPU time of the server so far.
+    pub(crate) fn server_cpu(&self) -> Result<Duration> {
+        let pid = self.cluster.server_pid().context("the server has ended")?;
+        family_cpu(u32::try_from(pid)?)
     }
 
     /// A client program: the one beside the server's, else the one in `PATH`.
@@ -82,6 +94,13 @@ impl Place {
         }
         Ok(path)
     }
+}
+
+/// So many selects, sent together.
+fn pipeline_of(selects: usize, scale: u32) -> String {
+    let rows = u64::from(scale) * 100_000;
+    let select = "SELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n".repeat(selects);
+    format!("\\set aid random(1, {rows})\n\\startpipeline\n{select}\\endpipeline\n")
 }
 
 fn unprivileged() -> Result<(u32, u32)> {

@@ -19,13 +19,24 @@ pub(crate) struct Run {
     pub(crate) latency_ms: f64,
     /// What the proxy used meanwhile; none without a proxy.
     pub(crate) cpu: Option<Duration>,
+    /// What PostgreSQL used meanwhile.
+    pub(crate) server_cpu: Duration,
     pub(crate) errors: u64,
 }
 
 impl Run {
     /// CPU seconds of the proxy for 1000 transactions.
     fn cpu_per_thousand(&self) -> Option<f64> {
-        self.cpu.filter(|_| self.transactions > 0).map(|cpu| cpu.as_secs_f64() * 1000.0 / self.transactions as f64)
+        self.cpu.and_then(|cpu| self.per_thousand(cpu))
+    }
+
+    /// CPU seconds of the proxy and PostgreSQL together for 1000 transactions.
+    fn all_cpu_per_thousand(&self) -> Option<f64> {
+        self.per_thousand(self.cpu.unwrap_or_default() + self.server_cpu)
+    }
+
+    fn per_thousand(&self, cpu: Duration) -> Option<f64> {
+        (self.transactions > 0).then(|| cpu.as_secs_f64() * 1000.0 / self.transactions as f64)
     }
 }
 
@@ -81,6 +92,22 @@ impl Report {
         self.entries.iter().map(|entry| entry.run.errors).sum()
     }
 
+    /// The proxies' CPU for a transaction over PgBouncer's, medians: by workload, for each proxy that took part.
+    pub(crate) fn cpu_ratios(&self) -> Vec<(String, Vec<(&'static str, f64)>)> {
+        let ratio = |workload, target| Some((target, self.ratios(workload, target, Run::cpu_per_thousand).at(0.5)?));
+        let of = |workload: Workload| {
+            let ratios: Vec<_> = self.targets.iter().filter_map(|target| ratio(workload, *target)).collect();
+            (workload.name(), ratios)
+        };
+        // Without PgBouncer there is nothing to compare with: direct PostgreSQL has no proxy.
+        Workload::ALL.into_iter().map(of).filter(|(_, ratios)| ratios.len() > 1).collect()
+    }
+
+    /// What was run.
+    pub(crate) fn title(&self) -> &str {
+        &self.title
+    }
+
     fn runs(&self, workload: Workload, target: &str) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.workload == workload && entry.target == target)
     }
@@ -113,6 +140,8 @@ impl Report {
             self.ratios(workload, target, latency).show(2),
             self.figures(workload, target, Run::cpu_per_thousand).show(4),
             self.ratios(workload, target, Run::cpu_per_thousand).show(2),
+            self.figures(workload, target, Run::all_cpu_per_thousand).show(4),
+            self.ratios(workload, target, Run::all_cpu_per_thousand).show(2),
             errors.to_string(),
         ];
         writeln!(f, "| {} |", cells.join(" | "))
@@ -126,11 +155,14 @@ impl fmt::Display for Report {
             f,
             "Each figure: median over the rounds (lower quartile). Each ratio: to PgBouncer in the same round;"
         )?;
-        writeln!(f, "where it cannot take part (prepared statements before 1.21), to direct PostgreSQL.\n")?;
-        let columns =
-            "workload, clients | through | tps | ratio | latency ms | ratio | proxy CPU s/1000 tx | ratio | errors";
+        writeln!(
+            f,
+            "where it cannot take part (prepared statements before 1.21), to direct PostgreSQL. pgtenant uses io_uring where the"
+        )?;
+        writeln!(f, "kernel allows it; the one that is keeping has pool.keep_unnamed_statements on.\n")?;
+        let columns = "workload, clients | through | tps | ratio | latency ms | ratio | proxy CPU s/1000 tx | ratio | with PostgreSQL's | ratio | errors";
         writeln!(f, "| {columns} |")?;
-        writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|")?;
         for workload in Workload::ALL {
             for target in &self.targets {
                 if self.runs(workload, target).next().is_some() {

@@ -15,7 +15,6 @@ use crate::supervised::Supervised;
 
 const HOST: &str = "127.0.0.1";
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
-const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 const PGTENANT: &str = env!("CARGO_BIN_EXE_pgtenant");
 
 /// Whom clients connect to.
@@ -26,6 +25,8 @@ pub(crate) struct Target {
     pub(crate) user: &'static str,
     /// Whether named statements work.
     pub(crate) carries_statements: bool,
+    /// Whether unnamed statements are kept on server connections.
+    pub(crate) keeps_statements: bool,
     process: Option<Supervised>,
 }
 
@@ -73,12 +74,21 @@ pub(crate) struct Targets {
 
 impl Targets {
     pub(crate) async fn start(place: &Place, options: &Options) -> Result<Self> {
-        let (pgbouncer, carries_statements) = pgbouncer_version()?;
+        let (pgbouncer, carries_statements) = pgbouncer_version(&options.pgbouncer)?;
         let direct = place.cluster.port();
         let all = vec![
-            Target { name: "postgres", port: direct, user: ROLE, carries_statements: true, process: None },
+            Target {
+                name: "postgres",
+                port: direct,
+                user: ROLE,
+                carries_statements: true,
+                keeps_statements: false,
+                process: None,
+            },
             start_pgbouncer(place, options, carries_statements)?.ready().await?,
-            start_pgtenant(place, options)?.ready().await?,
+            start_pgtenant(place, options, "pgtenant", "")?.ready().await?,
+            start_pgtenant(place, options, "pgtenant, epoll", "engine = 'epoll'\n")?.ready().await?,
+            start_pgtenant(place, options, "pgtenant, keeping", "")?.ready().await?,
         ];
         Ok(Self { all, pgbouncer })
     }
@@ -89,12 +99,13 @@ impl Targets {
 }
 
 /// Its version, and whether that carries prepared statements in transaction mode (1.21 was the first to).
-fn pgbouncer_version() -> Result<(String, bool)> {
-    let output = Command::new(PGBOUNCER).arg("--version").output();
-    let output = output.with_context(|| format!("run {PGBOUNCER} (Debian: apt-get install pgbouncer)"))?;
+fn pgbouncer_version(program: &Path) -> Result<(String, bool)> {
+    let output = Command::new(program).arg("--version").output();
+    let name = program.display();
+    let output = output.with_context(|| format!("run {name} (Debian: apt-get install pgbouncer)"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let Some(version) = text.lines().next().and_then(|line| line.strip_prefix("PgBouncer ")) else {
-        bail!("{PGBOUNCER} --version says {text:?}");
+        bail!("{name} --version says {text:?}");
     };
     let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
     let carries = numbers.next().zip(numbers.next()) >= Some((1, 21));
@@ -116,11 +127,14 @@ fn start_pgbouncer(place: &Place, options: &Options, carries_statements: bool) -
         size = options.pool_size,
     );
     place.write("pgbouncer.ini", &config)?;
-    let process = Supervised::start(place, Path::new(PGBOUNCER), &["pgbouncer.ini"], "pgbouncer")?;
-    Ok(Target { name: "pgbouncer", port, user: ROLE, carries_statements, process: Some(process) })
+    let process = Supervised::start(place, &options.pgbouncer, &["pgbouncer.ini"], "pgbouncer")?;
+    let process = Some(process);
+    Ok(Target { name: "pgbouncer", port, user: ROLE, carries_statements, keeps_statements: false, process })
 }
 
-fn start_pgtenant(place: &Place, options: &Options) -> Result<Target> {
+fn start_pgtenant(place: &Place, options: &Options, name: &'static str, listen: &str) -> Result<Target> {
+    let keeps_statements = name.ends_with("keeping");
+    let keeping = if keeps_statements { "keep_unnamed_statements = ['*']\n" } else { "" };
     let port = free_port()?;
     let tenants = format!(
         "[[server]]\nname = 'one'\nhost = '{HOST}'\nport = {server_port}\nsslmode = 'disable'\n\
@@ -135,13 +149,15 @@ fn start_pgtenant(place: &Place, options: &Options) -> Result<Target> {
     );
     place.write("tenants.toml", &tenants)?;
     let config = format!(
-        "[listen]\naddress = '{HOST}:{port}'\n[registry]\nfile = 'tenants.toml'\n\
-         [pool]\nmode = 'transaction'\nsize = {size}\n[http]\naddress = ''\n[log]\nlevel = 'warn'\n",
+        "[listen]\naddress = '{HOST}:{port}'\n{listen}[registry]\nfile = 'tenants.toml'\n\
+         [pool]\nmode = 'transaction'\nsize = {size}\n{keeping}[http]\naddress = '{HOST}:0'\n[log]\nlevel = 'info'\n",
         size = options.pool_size,
     );
-    place.write("pgtenant.toml", &config)?;
-    let process = Supervised::start(place, Path::new(PGTENANT), &["serve", "--config", "pgtenant.toml"], "pgtenant")?;
-    Ok(Target { name: "pgtenant", port, user: "app@acme", carries_statements: true, process: Some(process) })
+    let file = format!("{}.toml", name.replace(", ", "-"));
+    place.write(&file, &config)?;
+    let process = Supervised::start(place, Path::new(PGTENANT), &["serve", "--config", &file], name)?;
+    let process = Some(process);
+    Ok(Target { name, port, user: "app@acme", carries_statements: true, keeps_statements, process })
 }
 
 fn free_port() -> Result<u16> {
