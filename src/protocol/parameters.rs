@@ -15,6 +15,8 @@ pub struct Parameters {
     pub forgets_statements: bool,
     /// Something is set that cannot be told.
     pub is_opaque: bool,
+    /// Nothing but what returns the session to what it was: what the pools of drivers send.
+    pub only_resets: bool,
 }
 
 /// A parameter that a text names.
@@ -43,9 +45,10 @@ const NAME_BYTES_MAX: usize = 128;
 /// Reads a whole text.
 #[must_use]
 pub fn parameters_of(text: &[u8]) -> Parameters {
-    let mut found = Parameters::default();
+    let mut found = Parameters { only_resets: true, ..Parameters::default() };
     let tokens = Tokens::of(text).collect::<Vec<_>>();
     for statement in tokens.split(|token| *token == Token::Symbol(b';')) {
+        found.only_resets &= is_reset(statement);
         match statement.split_first() {
             Some((Token::Word(word), rest)) if word == "set" => found.set(rest),
             Some((Token::Word(word), rest)) if word == "reset" => found.reset(rest),
@@ -175,6 +178,16 @@ impl Parameters {
             _ if is_local => {}
             _ => self.is_opaque = true,
         }
+    }
+}
+
+/// Whether a statement only takes state of the session away.
+fn is_reset(statement: &[Token]) -> bool {
+    match [word_at(statement, 0), word_at(statement, 1), word_at(statement, 2), word_at(statement, 3)] {
+        ["reset" | "discard" | "close" | "unlisten" | "deallocate", ..] => true,
+        ["set", "session", "authorization", "default"] => true,
+        ["select", "pg_advisory_unlock_all", "", ""] => statement.len() == 4,
+        _ => statement.is_empty(),
     }
 }
 
@@ -323,6 +336,22 @@ mod tests {
         assert_eq!(of("DEALLOCATE ALL"), (None, true));
         assert_eq!(of("DEALLOCATE PREPARE ALL"), (None, true));
         assert_eq!(of("DEALLOCATE a; DISCARD PLANS"), (None, false));
+    }
+
+    #[test]
+    fn a_text_of_resets_alone_is_told_from_others() {
+        for (text, is_so) in [
+            (
+                "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;SELECT pg_advisory_unlock_all();DISCARD TEMP;",
+                true,
+            ),
+            ("RESET SESSION AUTHORIZATION", true),
+            ("RESET ROLE; SELECT 1", false),
+            ("RESET ROLE; SELECT pg_advisory_unlock_all() FROM t", false),
+            ("SET ROLE NONE", false),
+        ] {
+            assert_eq!(parameters_of(text.as_bytes()).only_resets, is_so, "{text}");
+        }
     }
 
     #[test]

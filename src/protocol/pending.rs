@@ -80,6 +80,11 @@ impl Owed {
     fn ends_with_ready(&self) -> bool {
         matches!(self, Self::Query | Self::Deallocate(_) | Self::RefusedQuery(_) | Self::FunctionCall | Self::Sync)
     }
+
+    /// Whether pgtenant answers it.
+    fn is_own(&self) -> bool {
+        matches!(self, Self::Parse(Answer::Own, _) | Self::Close(Answer::Own, _))
+    }
 }
 
 /// Room that the queue keeps when it runs empty.
@@ -174,6 +179,39 @@ impl Pending {
         self.owed.push_back(message);
     }
 
+    /// How many answers the server owes, those that pgtenant itself gives not counted.
+    #[must_use]
+    pub fn owed_by_server(&self) -> usize {
+        self.owed.iter().filter(|owed| !owed.is_own()).count()
+    }
+
+    /// Whether pgtenant itself is to answer a Parse of the statement with this number.
+    #[must_use]
+    pub fn owes_own_parse(&self, id: u32) -> bool {
+        self.owed.contains(&Owed::Parse(Answer::Own, id))
+    }
+
+    /// Nothing is owed but what pgtenant itself answers.
+    #[must_use]
+    pub fn owes_own_only(&self) -> bool {
+        !self.skipping && self.owed.iter().all(Owed::is_own)
+    }
+
+    /// These messages go to the server before what is owed: nothing of that is on its way any more.
+    pub fn sent_before(&mut self, messages: &[Owed]) {
+        self.skipping = false;
+        messages.iter().rev().for_each(|message| self.owed.push_front(*message));
+    }
+
+    /// The statement sent last will fail, its text having been spoiled, and its error will be exchanged for this.
+    pub fn refuse_last(&mut self, refusal: Refusal) {
+        match self.owed.back_mut() {
+            Some(owed @ Owed::Query) => *owed = Owed::RefusedQuery(refusal),
+            Some(owed @ (Owed::Parse(..) | Owed::ParseUnnamed)) => *owed = Owed::RefusedParse(refusal),
+            _ => {}
+        }
+    }
+
     /// The server answered with a message of this type. After an error, `lost` is given each message that will get no answer
     /// any more, the failed one first.
     pub fn answered(&mut self, kind: u8, lost: impl FnMut(Owed)) -> Fate {
@@ -198,7 +236,7 @@ impl Pending {
     #[must_use]
     pub fn own_turn(&mut self) -> Option<Owed> {
         match self.front() {
-            Some(owed @ (Owed::Parse(Answer::Own, _) | Owed::Close(Answer::Own, _))) => Some(owed),
+            Some(owed) if owed.is_own() => Some(owed),
             _ => None,
         }
     }

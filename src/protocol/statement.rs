@@ -20,11 +20,25 @@ enum Place {
     Dash,
     LineComment,
     Slash,
-    BlockComment { depth: u32, last: u8 },
-    Quoted { escapes: bool, backslash: bool },
+    BlockComment {
+        depth: u32,
+        last: u8,
+    },
+    Quoted {
+        escapes: bool,
+        backslash: bool,
+    },
+    /// After an escape string, which a quote on a later line continues; or in a comment there.
+    AfterEscapes {
+        comment: bool,
+    },
+    /// After an escape string and a dash.
+    DashAfterEscapes,
     Identifier,
     DollarTag,
-    DollarBody { matched: u8 },
+    DollarBody {
+        matched: u8,
+    },
 }
 
 /// The words before this one that decide what it means.
@@ -113,6 +127,12 @@ impl StatementScan {
                 },
                 Place::BlockComment { depth, last } => self.in_block_comment(text[at], depth, last, at),
                 Place::Quoted { escapes, backslash } => self.in_quotes(text, at, escapes, backslash),
+                Place::AfterEscapes { comment: false } => self.after_escapes(text[at], at),
+                Place::AfterEscapes { comment: true } => match memchr::memchr2(b'\n', b'\r', &text[at..]) {
+                    Some(end) => self.go(Place::AfterEscapes { comment: false }, at + end + 1),
+                    None => text.len(),
+                },
+                Place::DashAfterEscapes => self.after(text, at, b'-', Place::AfterEscapes { comment: true }),
                 Place::Identifier => self.in_identifier(text, at),
                 Place::DollarTag => self.in_dollar_tag(text[at], at),
                 Place::DollarBody { matched } => self.in_dollar_body(text, at, matched),
@@ -283,18 +303,18 @@ impl StatementScan {
         match found {
             None => text.len(),
             Some(end) if rest[end] == b'\\' => self.go(Place::Quoted { escapes, backslash: true }, at + end + 1),
-            Some(end) if escapes => {
-                // A doubled quote must not forget that this is an escape string.
-                match rest.get(end + 1) {
-                    Some(b'\'') => at + end + 2,
-                    Some(_) => self.go(Place::Plain, at + end + 1),
-                    None => {
-                        self.effects.insert(Effects::UNREADABLE);
-                        self.go(Place::Plain, at + end + 1)
-                    }
-                }
-            }
+            Some(end) if escapes => self.go(Place::AfterEscapes { comment: false }, at + end + 1),
             Some(end) => self.go(Place::Plain, at + end + 1),
+        }
+    }
+
+    /// After an escape string: one more quote, doubled or on a later line, goes on with it, and with its escapes.
+    fn after_escapes(&mut self, byte: u8, at: usize) -> usize {
+        match byte {
+            b'\'' => self.go(Place::Quoted { escapes: true, backslash: false }, at + 1),
+            b'-' => self.go(Place::DashAfterEscapes, at + 1),
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => at + 1,
+            _ => self.go(Place::Plain, at),
         }
     }
 
@@ -509,6 +529,7 @@ mod tests {
             "WITH x AS (SELECT 1) SELECT * FROM x",
             "update weather set temp = temp + 1",
             "SELECT \"temp\" FROM \"SET\" AS \"LISTEN\"",
+            "SELECT E'a'\n'; SET x = 1' -- '\n'\\'; SET y = 1'",
         ] {
             assert_eq!(of(text), Effects::NONE, "{text}");
         }
@@ -528,6 +549,10 @@ mod tests {
             ("SELECT $$ $ $$; SET x = 1", Effects::PARAMETER),
             ("SELECT $a$ $a $a$; SET x = 1", Effects::PARAMETER),
             ("SELECT E'a''\\''; SET x = 1", Effects::PARAMETER),
+            ("SELECT E'a'\n '\\''; SET x = 1; --'", Effects::PARAMETER),
+            ("SELECT E'a' -- it's\n\t'\\''; SET x = 1; --'", Effects::PARAMETER),
+            ("SELECT E'a' - 1; SET x = 1", Effects::PARAMETER),
+            ("SELECT E'a'; SET x = 1", Effects::PARAMETER),
             ("SET LOCAL search_path = a", Effects::LOCAL_PARAMETER),
             ("LISTEN x", Effects::LISTEN),
             ("SELECT pg_try_advisory_lock(1)", Effects::ADVISORY_LOCK),

@@ -34,8 +34,8 @@ impl Iterator for Tokens<'_> {
         let rest = &self.text[self.at..];
         let first = *rest.first()?;
         let (length, token) = match first {
-            b'\'' => quoted(rest, b'\'').map_or((rest.len(), Token::Odd), |(n, text)| (n, Token::Literal(text))),
-            b'"' => quoted(rest, b'"').map_or((rest.len(), Token::Odd), |(n, text)| (n, Token::Name(text))),
+            b'\'' => of_quoted(rest, b'\'', Token::Literal),
+            b'"' => of_quoted(rest, b'"', Token::Name),
             b'$' => dollar(rest),
             b'0'..=b'9' => {
                 let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_')).count();
@@ -52,11 +52,21 @@ impl Iterator for Tokens<'_> {
 impl Tokens<'_> {
     fn skip_space(&mut self) {
         loop {
+            self.skip_space_and_line_comments();
+            let rest = &self.text[self.at..];
+            if !rest.starts_with(b"/*") {
+                return;
+            }
+            self.at += block_comment(rest);
+        }
+    }
+
+    fn skip_space_and_line_comments(&mut self) {
+        loop {
             let rest = &self.text[self.at..];
             self.at += match rest {
                 [b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, ..] => 1,
                 [b'-', b'-', ..] => memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()),
-                [b'/', b'*', ..] => block_comment(rest),
                 _ => return,
             };
         }
@@ -81,15 +91,19 @@ fn word(text: &[u8]) -> (usize, Token) {
     let part = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$') || *b >= 0x80;
     let length = text.iter().take_while(|b| part(b)).count();
     let prefix = &text[..length];
-    match text.get(length) {
-        // A string with escapes: plain if there are none.
-        Some(b'\'') if prefix.eq_ignore_ascii_case(b"e") => match quoted(&text[length..], b'\'') {
-            Some((n, literal)) if !text[length..length + n].contains(&b'\\') => (length + n, Token::Literal(literal)),
-            _ => (text.len(), Token::Odd),
+    let after = &text[length..];
+    match after.first() {
+        Some(b'\'') if prefix.eq_ignore_ascii_case(b"e") => {
+            let (n, literal) = escaped(after);
+            (length + n, literal)
+        }
+        // Bits, national characters.
+        Some(b'\'') => (length + quoted(after, b'\'').0, Token::Odd),
+        // Code points.
+        Some(b'&') if prefix.eq_ignore_ascii_case(b"u") => match after.get(1) {
+            Some(quote @ (b'\'' | b'"')) => (length + 1 + quoted(&after[1..], *quote).0, Token::Odd),
+            _ => (length + 1, Token::Odd),
         },
-        // Bits, national characters, code points.
-        Some(b'\'') => (text.len(), Token::Odd),
-        Some(b'&') if prefix.eq_ignore_ascii_case(b"u") => (text.len(), Token::Odd),
         _ => match std::str::from_utf8(prefix) {
             Ok(word) => (length, Token::Word(word.to_ascii_lowercase())),
             Err(_) => (length, Token::Odd),
@@ -97,17 +111,51 @@ fn word(text: &[u8]) -> (usize, Token) {
     }
 }
 
-/// A string or name in quotes, doubled ones made single; its length in the text.
-fn quoted(text: &[u8], quote: u8) -> Option<(usize, String)> {
+/// A string or name in quotes; one that has no end or is not UTF-8 is not looked into.
+fn of_quoted(text: &[u8], quote: u8, token: fn(String) -> Token) -> (usize, Token) {
+    let (length, content) = quoted(text, quote);
+    (length, content.map_or(Token::Odd, token))
+}
+
+/// The length of a string or name in quotes, and what is in it, doubled quotes made single.
+fn quoted(text: &[u8], quote: u8) -> (usize, Option<String>) {
     let (mut content, mut at) = (Vec::new(), 1);
     loop {
-        let end = at + memchr::memchr(quote, &text[at..])?;
+        let Some(end) = memchr::memchr(quote, &text[at..]).map(|end| at + end) else { return (text.len(), None) };
         content.extend_from_slice(&text[at..end]);
         if text.get(end + 1) != Some(&quote) {
-            return Some((end + 1, String::from_utf8(content).ok()?));
+            return (end + 1, String::from_utf8(content).ok());
         }
         content.push(quote);
         at = end + 2;
+    }
+}
+
+/// The string with escapes at whose first quote a text begins, further lines of it included: plain if there are no escapes.
+fn escaped(text: &[u8]) -> (usize, Token) {
+    let (mut content, mut at, mut is_plain) = (Vec::new(), 1, true);
+    loop {
+        let Some(end) = memchr::memchr2(b'\'', b'\\', &text[at..]).map(|end| at + end) else {
+            return (text.len(), Token::Odd);
+        };
+        content.extend_from_slice(&text[at..end]);
+        if text[end] == b'\\' {
+            is_plain = false;
+            at = (end + 2).min(text.len());
+            continue;
+        }
+        if text.get(end + 1) == Some(&b'\'') {
+            content.push(b'\'');
+            at = end + 2;
+            continue;
+        }
+        let mut rest = Tokens { text, at: end + 1 };
+        rest.skip_space_and_line_comments();
+        if text.get(rest.at) != Some(&b'\'') {
+            let literal = String::from_utf8(content).ok().filter(|_| is_plain);
+            return (end + 1, literal.map_or(Token::Odd, Token::Literal));
+        }
+        at = rest.at + 1;
     }
 }
 
@@ -159,6 +207,30 @@ pub fn deallocated(text: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_looked_into_ends_where_it_ends() {
+        let words = |text: &[u8]| {
+            let word = |token| if let Token::Word(word) = token { Some(word) } else { None };
+            Tokens::of(text).filter_map(word).collect::<Vec<_>>()
+        };
+        for text in [
+            &b"a E'\\'' z"[..],
+            b"a E'x'\n'\\'' z",
+            b"a E'x' --'\n '' z",
+            b"a E'x''\\\\' z",
+            b"a B'01' z",
+            b"a U&'\\' z",
+            b"a u&\"x\"\"\" z",
+            b"a '\xe9' z",
+            b"a \"\xe9\" z",
+            b"a $x$ ' $x$ z",
+        ] {
+            assert_eq!(words(text), ["a", "z"], "{}", String::from_utf8_lossy(text));
+        }
+        assert_eq!(Tokens::of(b"E'a'\n'b'").collect::<Vec<_>>(), [Token::Literal("ab".to_owned())]);
+        assert_eq!(words(b"a E'\\' z"), ["a"], "it has no end");
+    }
 
     #[test]
     fn a_text_that_deallocates_one_statement_names_it() {

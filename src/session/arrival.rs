@@ -18,6 +18,7 @@ use super::keys::{CancelKey, Owner};
 use super::names::Names;
 use super::place::{Place, place};
 use super::relay::{Down, Link, Relay, Up};
+use super::replay::Replay;
 use super::state::{State, is_unreadable};
 use super::thread::Parameters;
 use super::ticket::{Begin, Ticket};
@@ -108,6 +109,7 @@ impl Arrival {
                     pending: Pending::default(),
                     state: State::new(standing, Rc::clone(&place.rules)),
                     names: Names::default(),
+                    replay: Replay::default(),
                     place,
                     control,
                     thread: Rc::clone(&begin.thread),

@@ -135,7 +135,7 @@ impl Assertion {
     pub(super) fn again(&self, given: &Given, is_known: bool) -> Option<Needed> {
         let mut settings = self.base.settings.clone();
         settings.retain(|set| given.has(&set.0) && (!is_known || self.context.settings.contains(set)));
-        needed(&message(&statements(&settings, self.base.role.as_deref().filter(|_| given.all))))
+        needed(&message(&statements(&settings, self.base.role.as_deref().filter(|_| given.role))))
     }
 
     /// The statements that make a connection in this state nobody's, one after the other, if a short time-out that was set
@@ -173,11 +173,14 @@ fn message(statements: &[String]) -> BytesMut {
     if statements.is_empty() { BytesMut::new() } else { query(&statements.join(";")) }
 }
 
+/// Time-outs come last: a short one would hit what is set after it.
 fn statements(settings: &[(String, String)], role: Option<&str>) -> Vec<String> {
     let setting =
         |(name, value): &(String, String)| format!("SET {} = {}", setting_name(name), setting_value(name, value));
     let role = role.map(|role| format!("SET ROLE {}", quote_ident(role)));
-    settings.iter().map(setting).chain(role).collect()
+    let is_timeout = |(name, _): &&(String, String)| name.to_ascii_lowercase().ends_with("_timeout");
+    let (last, first): (Vec<_>, Vec<_>) = settings.iter().partition(is_timeout);
+    first.into_iter().map(setting).chain(role).chain(last.into_iter().map(setting)).collect()
 }
 
 /// Sets what a client set, as the server showed it: any value is one literal here, also that of a parameter which is a list.

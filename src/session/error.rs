@@ -82,7 +82,8 @@ fn feature(state: &str) -> &str {
         "load" => "LOAD",
         "opaque_parameter" => "a parameter whose name cannot be told",
         "sequence" => "lastval, currval and setseed",
-        "code" => "DO",
+        "code" => "function calls and DO",
+        "prepared_statement" => "long prepared statements",
         "unreadable" => "text that cannot be read",
         other => other,
     }

@@ -18,6 +18,7 @@ mod names;
 mod place;
 mod prepared;
 mod relay;
+mod replay;
 mod scan_down;
 mod scan_up;
 mod settings;

@@ -126,6 +126,8 @@ impl Relay {
                 self.state.schema_unknown();
             }
         }
+        let begins =
+            matches!(head.kind, b'B' | b'D') && link.clean && link.status == b'I' && self.pending.owes_own_only();
         let statements = self.thread.statements.borrow();
         let mut exchange = Exchange {
             statements: &statements,
@@ -135,15 +137,27 @@ impl Relay {
             set_max: self.place.prepared_max as usize,
             reads_otherwise: self.state.reads_otherwise(),
             is_failed: link.status == b'E',
+            is_there: false,
         };
-        match (head.kind, known.or_else(|| parsed.clone())) {
-            (b'P', Some(statement)) if parsed.is_some() => exchange.parse(&frame, body, &statement, &mut self.names),
+        let statement = known.or_else(|| parsed.clone());
+        match (head.kind, &statement) {
+            (b'P', Some(statement)) if parsed.is_some() => exchange.parse(&frame, body, statement, &mut self.names),
             (b'C', Some(_)) => exchange.close(&body[frame.at.clone()], &mut self.names),
-            (_, Some(statement)) => exchange.use_statement(&frame, body, &statement),
+            (_, Some(statement)) => exchange.use_statement(&frame, body, statement),
             (_, None) => {}
         }
-        let mut out = exchange.out;
+        let (mut out, is_there) = (exchange.out, exchange.is_there);
         drop(statements);
+        match &statement {
+            Some(statement) if begins && is_there && frame.rest == 0 => {
+                self.replay.begin(statement, &out, self.pending.owes_own_parse(statement.id));
+            }
+            Some(statement) if is_there && self.replay.uses(statement) => {
+                self.replay.add(head.kind, &out, frame.rest == 0);
+            }
+            _ if out.is_empty() => {}
+            _ => self.replay.clear(),
+        }
         self.put_instead(there, &out);
         out.clear();
         self.thread.scratch.set(out);
@@ -262,6 +276,8 @@ struct Exchange<'a> {
     reads_otherwise: bool,
     /// The transaction has failed.
     is_failed: bool,
+    /// A statement is used that the connection has.
+    is_there: bool,
 }
 
 impl Exchange<'_> {
@@ -298,6 +314,7 @@ impl Exchange<'_> {
     /// Bind or Describe; and Parse under a name that is taken, which the server itself shall refuse.
     fn use_statement(&mut self, frame: &Frame, body: &[u8], statement: &Statement) {
         let preparation = self.set.use_statement(statement.id);
+        self.is_there = preparation == Preparation::There && frame.kind != b'P';
         if preparation == Preparation::Again {
             self.close_hidden(statement.id);
         }

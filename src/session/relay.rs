@@ -13,12 +13,13 @@ use super::control::{Control, Doing};
 use super::inquiry::Inquiry;
 use super::names::Names;
 use super::place::Place;
+use super::replay::Replay;
 use super::state::{Left, State};
 use super::thread::Thread;
 use crate::backend::Servers;
 use crate::net::Stream;
 use crate::pool::Checkout;
-use crate::protocol::{Pending, Report, StatementScan, parameter_status};
+use crate::protocol::{Effects, Pending, Report, StatementScan, parameter_status};
 
 /// Most answers that may be owed before no more is read from the client.
 pub(super) const OWED_MAX: usize = 100_000;
@@ -97,6 +98,9 @@ pub(super) struct LongText {
     pub(super) scan: StatementScan,
     /// In Parse, the statement's name comes first and the text ends with a NUL.
     pub(super) parse: Option<LongParse>,
+    /// What it leaves whatever its text is.
+    pub(super) always: Effects,
+    pub(super) is_refused: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -217,6 +221,8 @@ pub(crate) struct Relay {
     pub(super) state: State,
     /// The client's names of prepared statements.
     pub(super) names: Names,
+    /// The client's batch, while it can be sent once more.
+    pub(super) replay: Replay,
     pub(super) place: Place,
     pub(super) control: Rc<Control>,
     pub(super) thread: Rc<Thread>,
@@ -401,6 +407,9 @@ impl Relay {
     fn pump_up(&mut self, cx: &mut Context<'_>) -> Result<Pumped, End> {
         let mut pumped = Pumped::Stuck;
         loop {
+            if self.replay.waits() && !self.up.window.has_ready() && self.up.prefix.is_empty() {
+                return Ok(pumped);
+            }
             if self.up.wants_server() {
                 if self.is_held() {
                     return Ok(pumped);

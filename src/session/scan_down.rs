@@ -49,9 +49,21 @@ impl Relay {
             if !data && count < head.frame_bytes && head.frame_bytes <= WHOLE_BYTES_MAX {
                 return Ok(());
             }
+            if head.kind == b't' && !hidden && self.replay.is_kept() && count == head.frame_bytes {
+                match self.describes_stale(count) {
+                    // What follows decides.
+                    None => return Ok(()),
+                    Some(true) => {
+                        self.down.window.cut(count);
+                        continue;
+                    }
+                    Some(false) => {}
+                }
+            }
             let fate = match (data, hidden) {
                 (true, _) => Fate::Pass,
                 (false, true) => self.hidden_message(head.kind, count)?,
+                (false, false) if head.kind == b'E' && self.replays_instead(count) => Fate::Hide,
                 (false, false) => self.server_message(head.kind, count),
             };
             self.down.rest = head.frame_bytes - count;
@@ -105,6 +117,10 @@ impl Relay {
                     return Ok(Fate::Hide);
                 }
                 link.clean = self.pending.is_empty();
+                if self.replay.waits() {
+                    self.replay();
+                    return Ok(Fate::Hide);
+                }
                 match link.inquiry.take() {
                     Some(inquiry) if inquiry.is_answered() => self.settled(&inquiry),
                     // What the server does not tell keeps the connection with this client.
@@ -171,6 +187,7 @@ impl Relay {
             b'Z' => {
                 link.status = body.first().copied().unwrap_or(b'E');
                 link.clean = self.pending.is_empty();
+                self.replay.clear();
                 self.place.pool.manager().traffic().add(|totals| totals.queries += 1);
                 self.state.answered();
             }
@@ -244,6 +261,6 @@ fn is_fatal(message: &[u8]) -> bool {
 
 /// Whether a prepared statement's plan no longer fits its tables: `cached plan must not change result type`, told by the
 /// name of the function that says so, which is never translated.
-fn is_stale_plan(message: &[u8]) -> bool {
+pub(super) fn is_stale_plan(message: &[u8]) -> bool {
     error_field(message, b'C') == Some(b"0A000") && error_field(message, b'R') == Some(b"RevalidateCachedQuery")
 }

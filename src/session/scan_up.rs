@@ -15,6 +15,12 @@ use crate::protocol::{
 /// What a refused statement is replaced by, as much of it as there is room for: never a statement.
 const FAILING: &[u8] = b"( -- refused by pgtenant";
 
+/// Takes the place of the zero that ends a text: without one the message is none.
+const NOT_AN_END: u8 = b'(';
+
+/// Owns an unnamed statement that is nobody's to use.
+const FAILED_PARSE: u64 = u64::MAX;
+
 /// Bytes of a long frame that must be there before it goes on: names are in front.
 const LONG_BYTES_MIN: usize = 1024;
 
@@ -35,11 +41,9 @@ impl Relay {
             }
             if self.up.rest > 0 {
                 let count = self.up.rest.min(unscanned.len());
-                if let Some(long) = &mut self.up.scan {
-                    long.feed(&unscanned[..count]);
-                }
-                self.passed_up(count);
                 self.up.rest -= count;
+                self.scan_long(0, count);
+                self.passed_up(count);
                 if self.up.rest == 0 {
                     self.end_long_frame();
                 }
@@ -71,6 +75,11 @@ impl Relay {
                         if let Some(refusal) = self.client_message(head, there)? {
                             self.refuse(there, refusal)?;
                         } else {
+                            self.up.rest = head.frame_bytes - there;
+                            self.scan_long(HEADER_BYTES, there);
+                            if self.replay.is_kept() {
+                                self.replay.add(head.kind, &self.up.window.unscanned()[..there], whole);
+                            }
                             self.up.window.pass(there);
                             if matches!(head.kind, b'Q' | b'S') && whole && self.state.take_stops() {
                                 self.up.stopped = Stopped::ForAnswers;
@@ -93,6 +102,30 @@ impl Relay {
                 self.discarded_message(head, there, whole);
             }
             self.up.rest = head.frame_bytes - there;
+        }
+    }
+
+    /// Reads a piece of a long text. Where the text ends and may not go to the server, it loses its end, and fails there: what is
+    /// before it is on its way already.
+    fn scan_long(&mut self, from: usize, until: usize) {
+        let Some(long) = &mut self.up.scan else { return };
+        let piece = &mut self.up.window.unscanned()[from..until];
+        let end = long.feed(piece).or_else(|| {
+            let is_last = long.parse.is_none() && self.up.rest == 0;
+            is_last.then(|| piece.len().saturating_sub(1))
+        });
+        let Some(end) = end.filter(|_| self.state.refuses_pins() && !long.is_refused) else { return };
+        let Some(refusal) = self.state.refuses(Left::of_long(long.effects()).as_deref()) else { return };
+        if let Some(end) = piece.get_mut(end) {
+            *end = NOT_AN_END;
+        }
+        long.is_refused = true;
+        self.pending.refuse_last(refusal);
+        if long.parse.is_some() && long.always.is_empty() {
+            // Such a message does not even take away the unnamed statement that is there, whosever that is.
+            self.up.unnamed =
+                Unnamed { state: UnnamedState::Bound, needed: self.up.unnamed.needed, ..Unnamed::default() };
+            self.link.iter_mut().for_each(|link| link.server.unnamed_owner = FAILED_PARSE);
         }
     }
 
@@ -119,7 +152,7 @@ impl Relay {
                     let found = effects_of(text);
                     if !self.state.repeats(found, text) {
                         let left = Left::of(found, text);
-                        if let Some(refusal) = self.state.refuses(left.as_deref()) {
+                        if let Some(refusal) = self.state.refuses_query(left.as_deref()) {
                             return Ok(Some(refusal));
                         }
                         self.state.leaves(left.as_deref());
@@ -131,7 +164,7 @@ impl Relay {
                         }
                     }
                 } else {
-                    self.up.scan = Some(LongText::query(body));
+                    self.up.scan = Some(LongText::of(None, Effects::NONE));
                     self.state.schema_unknown();
                 }
                 self.pending.sent(Owed::Query);
@@ -151,10 +184,13 @@ impl Relay {
                     }
                     self.state.leaves(left.as_deref());
                 } else {
-                    self.up.scan = Some(LongText::parse(body));
+                    let always = if unnamed { Effects::NONE } else { Effects::PREPARED_STATEMENT };
+                    self.up.scan = Some(LongText::of(Some(LongParse::Name), always));
                     self.state.schema_unknown();
                 }
-                self.parsed(unnamed, left);
+                if whole || unnamed {
+                    self.parsed(unnamed, left);
+                }
                 self.pending.sent(if unnamed { Owed::ParseUnnamed } else { Owed::Parse(Answer::Server, 0) });
             }
             b'B' => {
@@ -180,12 +216,21 @@ impl Relay {
                 self.state.forget_last_set();
             }
             b'F' => {
+                let is_harmless =
+                    body.first_chunk().is_some_and(|oid| is_large_object_function(u32::from_be_bytes(*oid)));
                 // What a function of the user's leaves cannot be seen.
-                if body.first_chunk().is_none_or(|oid| !is_large_object_function(u32::from_be_bytes(*oid))) {
-                    self.state.insert(Effects::CODE);
-                    self.state.schema_unknown();
+                let refusal = if is_harmless { None } else { self.state.refuses_effect(Effects::CODE) };
+                if let Some(refusal) = refusal {
+                    // No function has this number.
+                    self.up.window.unscanned()[HEADER_BYTES..there].iter_mut().take(4).for_each(|byte| *byte = 0);
+                    self.pending.sent(Owed::RefusedQuery(refusal));
+                } else {
+                    if !is_harmless {
+                        self.state.insert(Effects::CODE);
+                        self.state.schema_unknown();
+                    }
+                    self.pending.sent(Owed::FunctionCall);
                 }
-                self.pending.sent(Owed::FunctionCall);
             }
             b'c' | b'f' => self.pending.sent(Owed::CopyEnd),
             b'd' | b'H' => {}
@@ -247,8 +292,8 @@ impl Relay {
 
     /// The last byte of a frame that came in pieces has been seen.
     fn end_long_frame(&mut self) {
-        if let Some(long) = self.up.scan.take() {
-            let left = Left::of_long(long.scan.finish());
+        if let Some(long) = self.up.scan.take().filter(|long| !long.is_refused) {
+            let left = Left::of_long(long.effects());
             self.state.leaves(left.as_deref());
             if long.parse.is_some() {
                 self.up.unnamed.left = left;
@@ -329,38 +374,43 @@ fn is_large_object_function(oid: u32) -> bool {
 }
 
 impl LongText {
-    fn query(first: &[u8]) -> Box<Self> {
-        let mut scan = StatementScan::new();
-        scan.feed(first);
-        Box::new(Self { scan, parse: None })
+    fn of(parse: Option<LongParse>, always: Effects) -> Box<Self> {
+        Box::new(Self { scan: StatementScan::new(), parse, always, is_refused: false })
     }
 
-    fn parse(first: &[u8]) -> Box<Self> {
-        let mut long = Box::new(Self { scan: StatementScan::new(), parse: Some(LongParse::Name) });
-        long.feed(first);
-        long
+    /// What was found so far.
+    fn effects(&self) -> Effects {
+        let mut effects = self.scan.clone().finish();
+        effects.insert(self.always);
+        effects
     }
 
-    fn feed(&mut self, mut piece: &[u8]) {
-        while !piece.is_empty() {
-            match self.parse {
-                None => return self.scan.feed(piece),
-                Some(LongParse::Types) => return,
-                Some(LongParse::Name) => match cstring(piece) {
-                    None => return,
-                    Some((_, rest)) => {
-                        self.parse = Some(LongParse::Text);
-                        piece = rest;
-                    }
-                },
-                Some(LongParse::Text) => match cstring(piece) {
-                    None => return self.scan.feed(piece),
-                    Some((text, _)) => {
-                        self.scan.feed(text);
-                        self.parse = Some(LongParse::Types);
-                    }
-                },
+    /// Reads a piece; where in it the text of a Parse ends.
+    fn feed(&mut self, piece: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < piece.len() {
+            let nul = memchr::memchr(0, &piece[at..]).map(|found| at + found);
+            match (self.parse, nul) {
+                (None, _) => {
+                    self.scan.feed(&piece[at..]);
+                    return None;
+                }
+                (Some(LongParse::Types), _) | (Some(LongParse::Name), None) => return None,
+                (Some(LongParse::Name), Some(nul)) => {
+                    self.parse = Some(LongParse::Text);
+                    at = nul + 1;
+                }
+                (Some(LongParse::Text), None) => {
+                    self.scan.feed(&piece[at..]);
+                    return None;
+                }
+                (Some(LongParse::Text), Some(nul)) => {
+                    self.scan.feed(&piece[at..nul]);
+                    self.parse = Some(LongParse::Types);
+                    return Some(nul);
+                }
             }
         }
+        None
     }
 }

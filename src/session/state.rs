@@ -5,6 +5,9 @@ use std::rc::Rc;
 use super::settings::Settings;
 use crate::protocol::{Effects, How, Parameters, Refusal, Touch, parameters_of};
 
+/// Whose rights a session has.
+const ROLE: &str = "role";
+
 /// How a temporary table is made that is gone by itself.
 const ON_COMMIT_DROP: &[u8] = b"on commit drop";
 
@@ -85,6 +88,11 @@ pub(crate) struct SharedRules {
 }
 
 impl SharedRules {
+    /// Whether pgtenant sets the tenant's role.
+    fn gives_role(&self) -> bool {
+        self.parameters.iter().any(|name| name == ROLE)
+    }
+
     /// Whether a path leads nowhere but where the tenant may go.
     pub(super) fn allows_path(&self, path: &[String]) -> bool {
         path.iter().all(|schema| self.schemas.contains(schema))
@@ -136,13 +144,13 @@ pub(super) struct State {
 pub(super) struct Given {
     /// Parameters by their names.
     pub(super) names: Vec<String>,
-    /// All of them, and the role.
-    pub(super) all: bool,
+    /// The role.
+    pub(super) role: bool,
 }
 
 impl Given {
     pub(super) fn is_empty(&self) -> bool {
-        self.names.is_empty() && !self.all
+        self.names.is_empty() && !self.role
     }
 
     /// Whether a parameter, named as the server reports it, is among them.
@@ -227,7 +235,10 @@ impl State {
 
     /// Notes in their order what takes away and what sets anew something that every connection is given.
     fn takes_away(&mut self, parameters: &Parameters) {
-        let Rules { asserted, .. } = &*self.rules;
+        let Rules { asserted, shared, .. } = &*self.rules;
+        let gives_role = shared.as_ref().is_some_and(SharedRules::gives_role);
+        self.taken_away.role |=
+            gives_role && parameters.touched.iter().any(|touch| touch.name == ROLE && touch.how == How::Reset);
         let names = &mut self.taken_away.names;
         for at in 0..=parameters.touched.len() {
             if parameters.resets_all == Some(at) {
@@ -325,11 +336,24 @@ impl State {
         }
     }
 
+    /// Whether a query may not go to the server at all. Other than in a batch, the role that resets take away is given again
+    /// before anything else is done.
+    pub(super) fn refuses_query(&self, left: Option<&Left>) -> Option<Refusal> {
+        self.refuses_but(left, left?.parameters.only_resets)
+    }
+
     /// Whether a statement may not go to the server at all.
     pub(super) fn refuses(&self, left: Option<&Left>) -> Option<Refusal> {
+        self.refuses_but(left, false)
+    }
+
+    fn refuses_but(&self, left: Option<&Left>, may_reset_role: bool) -> Option<Refusal> {
         let left = left?;
         if let Some(shared) = &self.rules.shared {
             for touch in &left.parameters.touched {
+                if may_reset_role && touch.name == ROLE && touch.how == How::Reset {
+                    continue;
+                }
                 if shared.parameters.contains(&touch.name) || touch.name.starts_with("pgtenant.") {
                     return Some(Refusal::TenantParameter);
                 }
@@ -340,7 +364,7 @@ impl State {
                 }
             }
         }
-        if !self.rules.refuses_pins || self.rules.session_mode {
+        if !self.refuses_pins() {
             return None;
         }
         let mut pins = left.effects.without(Effects::RELEASE).without(Effects::PARAMETER);
@@ -348,6 +372,16 @@ impl State {
             pins.remove(Effects::TEMPORARY);
         }
         (!pins.is_empty()).then_some(Refusal::Pin(pins))
+    }
+
+    /// Whether what would keep the connection is refused.
+    pub(super) fn refuses_pins(&self) -> bool {
+        self.rules.refuses_pins && !self.rules.session_mode
+    }
+
+    /// Whether this, which the protocol shows, may not be.
+    pub(super) fn refuses_effect(&self, effect: Effects) -> Option<Refusal> {
+        self.refuses_pins().then_some(Refusal::Pin(effect))
     }
 
     /// Notes a state that the protocol shows.
@@ -377,7 +411,7 @@ impl State {
     /// DISCARD ALL was done. `is_last`: nothing was sent after it.
     pub(super) fn discarded(&mut self, is_last: bool) {
         self.settings.discarded();
-        self.taken_away = Given { names: self.rules.asserted.clone(), all: true };
+        self.taken_away = Given { names: self.rules.asserted.clone(), role: true };
         self.is_unread = false;
         if is_last {
             self.settings.untouch();
@@ -526,6 +560,27 @@ mod tests {
         for text in ["SET search_path = acme, public", "SELECT set_config('search_path', 'public', false)"] {
             assert_eq!(refused(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_role_that_pgtenant_sets_may_be_reset_by_a_query_of_resets_and_is_given_again() {
+        let shared =
+            SharedRules { schemas: Vec::new(), parameters: vec![ROLE.to_owned(), "session_authorization".to_owned()] };
+        let rules = Rules { shared: Some(shared), ..Rules::default() };
+        let mut state = State::new(Effects::NONE, Rc::new(rules));
+        let resets = left("SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *");
+        assert_eq!(state.refuses_query(resets.as_deref()), None);
+        assert_eq!(state.refuses(resets.as_deref()), Some(Refusal::TenantParameter), "in a batch more would follow");
+        for text in [
+            "RESET ROLE; SELECT 1",
+            "SET ROLE NONE",
+            "SET SESSION AUTHORIZATION bob",
+            "SELECT set_config('role', 'bob', true)",
+        ] {
+            assert_eq!(state.refuses_query(left(text).as_deref()), Some(Refusal::TenantParameter), "{text}");
+        }
+        state.leaves(resets.as_deref());
+        assert!(state.take_stops() && state.taken_away().role);
     }
 
     #[test]

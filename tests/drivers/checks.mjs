@@ -2,6 +2,9 @@
 import { createRequire } from "node:module";
 import { isDeepStrictEqual, inspect } from "node:util";
 
+/** A check of what PostgreSQL alone does not have. */
+export const throughPgtenant = (check) => Object.assign(check, { proxied: true });
+
 export const SITE = JSON.parse(process.env.DRIVERS_SITE);
 export const ROWS = 3;
 const LIMIT_MS = 30_000;
@@ -28,10 +31,16 @@ export async function failure(promise) {
   return "no error";
 }
 
+/** Where and as whom to connect. */
+export function login(place, tenant = SITE.tenant) {
+  return { host: place.host, port: place.port, ...place.logins[tenant] };
+}
+
 /** Every check on every place; `checks` are functions of one place, named for what they hold. */
 export async function run(checks) {
   for (const place of SITE.places) {
     for (const check of checks) {
+      if (check.proxied && place.isolation === "direct") continue;
       let error = null;
       let timer;
       const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(`still running after ${LIMIT_MS} ms`)), LIMIT_MS)));
@@ -42,7 +51,7 @@ export async function run(checks) {
         error = `${failure.code ?? failure.name} in line ${line}: ${failure.message}`;
       }
       clearTimeout(timer);
-      console.log(JSON.stringify({ place: place.module + (place.tls ? " TLS" : ""), check: check.name, error }));
+      console.log(JSON.stringify({ place: place.name + (place.tls ? " TLS" : ""), check: check.name, error }));
     }
   }
   process.exit(0);

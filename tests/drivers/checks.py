@@ -1,27 +1,50 @@
 """What the Python programs share: the site, and one JSON line for each check."""
-import asyncio, inspect, json, os, traceback
+import asyncio, inspect, json, os, sys, traceback
 
 SITE = json.loads(os.environ["DRIVERS_SITE"])
+TENANT, NEIGHBOUR = SITE["tenant"], SITE["neighbour"]
 ROWS = 3
 LIMIT_SECONDS = 30
 
 
 def name(place):
-    return f"{place['module']}{' TLS' if place['tls'] else ''}"
+    return f"{place['name']}{' TLS' if place['tls'] else ''}"
 
 
 def sslmode(place):
     return "require" if place["tls"] else "disable"
 
 
-def parameters(tenant=None):
-    tenant = tenant or SITE["tenant"]
-    return {"host": SITE["host"], "port": SITE["port"], "user": f"app@{tenant}", "password": SITE["passwords"][tenant]}
+def channel(driver, place):
+    """For notifications: places may share a database."""
+    return f"{driver}_{place['name']}_{place['tls']}".lower()
+
+
+def login(place, tenant):
+    return place["logins"][tenant or TENANT]
+
+
+def parameters(place, tenant=None):
+    return {"host": place["host"], "port": place["port"], "user": login(place, tenant)["user"], "password": login(place, tenant)["password"]}
+
+
+def database(place, tenant=None):
+    return login(place, tenant)["database"]
+
+
+def schema(place, tenant=None):
+    return login(place, tenant)["schema"]
 
 
 def conninfo(place, tenant=None):
-    given = {**parameters(tenant), "dbname": place["module"], "sslmode": sslmode(place), "connect_timeout": 20}
+    given = {**parameters(place, tenant), "dbname": database(place, tenant), "sslmode": sslmode(place), "connect_timeout": 20}
     return " ".join(f"{key}='{value}'" for key, value in given.items())
+
+
+def url(place, tenant=None, scheme="postgresql"):
+    given = parameters(place, tenant)
+    user = given["user"].replace("@", "%40")
+    return f"{scheme}://{user}:{given['password']}@{given['host']}:{given['port']}/{database(place, tenant)}"
 
 
 def insert(tenant):
@@ -44,10 +67,19 @@ def shown(error):
     return f"{type(error).__name__} in line {here.lineno}: {str(error).strip()}"
 
 
-def run(checks):
+def through_pgtenant(check):
+    """A check of what PostgreSQL alone does not have."""
+    check.proxied = True
+    return check
+
+
+def run(checks, places=None):
     """Every check on every place; `checks` are functions of one place, named for what they hold."""
-    for place in SITE["places"]:
+    only = sys.argv[1:]
+    for place in places or SITE["places"]:
         for check in checks:
+            if (place["isolation"] == "direct" and hasattr(check, "proxied")) or (only and check.__name__ not in only):
+                continue
             error = None
             try:
                 if inspect.iscoroutinefunction(check):

@@ -1,7 +1,9 @@
 """asyncpg: its own protocol code, binary parameters, named prepared statements cached by text, a pool that resets."""
-import asyncio, io, ssl
+import asyncio, io, json, ssl
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 import asyncpg
-from checks import ROWS, SITE, equal, insert, parameters as login, run
+from checks import ROWS, SITE, channel, database, equal, insert, parameters as login, run, through_pgtenant
 
 
 def tls(place):
@@ -13,7 +15,7 @@ def tls(place):
 
 
 def how(place, tenant=None, **more):
-    return {**login(tenant), "database": place["module"], "ssl": tls(place), "timeout": 20, **more}
+    return {**login(place, tenant), "database": database(place, tenant), "ssl": tls(place), "timeout": 20, **more}
 
 
 class connect:
@@ -37,6 +39,7 @@ async def rows_are_its_own(place):
             equal([row["note"] for row in await connection.fetch("SELECT note FROM notes")], [tenant] * ROWS)
 
 
+@through_pgtenant
 async def tenant_in_server_settings(place):
     async with connect(place, user="app", server_settings={"tenant": SITE["tenant"], "application_name": "drivers"}) as connection:
         equal(await connection.fetchval("SELECT note || current_setting('application_name') FROM notes LIMIT 1"), SITE["tenant"] + "drivers")
@@ -48,6 +51,44 @@ async def parameters(place):
         equal(tuple(found), (1, "grüße", b"\0\xff", [1, 2], True))
         equal(await connection.fetchval("SELECT length($1)", "y" * 3_000_000), 3_000_000)
         equal(len(await connection.fetchval("SELECT repeat('x', $1)", 3_000_000)), 3_000_000)
+
+
+async def every_type(place):
+    values = [True, -7, 2**40, 1.5, Decimal("-12345.678900"), "grüße", b"\0\xff", datetime(2026, 11, 26, 1, 2, 3, tzinfo=timezone.utc),
+              timedelta(days=1, seconds=2), [[1, None], [3, 4]], ["a,b", 'c"d', None], json.dumps({"a": [1, None]}), None]
+    types = "bool int bigint float8 numeric text bytea timestamptz interval int[] text[] jsonb date".split()
+    async with connect(place) as connection:
+        found = await connection.fetchrow("SELECT " + ", ".join(f"${i + 1}::{kind}" for i, kind in enumerate(types)), *values)
+        equal([json.dumps(json.loads(value)) if kind == "jsonb" else value for value, kind in zip(found, types)], values)
+
+
+async def settings_and_time_outs(place):
+    async with connect(place, command_timeout=20) as connection:
+        await connection.execute("SET statement_timeout = '200ms'; SET work_mem = '5MB'")
+        for _ in range(2):
+            try:
+                await connection.fetch("SELECT pg_sleep(20)")
+            except asyncpg.QueryCanceledError:
+                equal(await connection.fetchval("SHOW work_mem"), "5MB")
+            else:
+                raise AssertionError("no time-out")
+        # What the driver's pool sends when a connection comes back to it.
+        await connection.reset()
+        equal(await connection.fetchval("SELECT current_setting('statement_timeout') || (current_setting('work_mem') <> '5MB')"), "0true")
+
+
+async def schema_changes(place):
+    """The driver parses again what no longer fits, and tells what it cannot do so."""
+    async with connect(place) as connection:
+        await connection.execute("CREATE TEMP TABLE changing (a int); INSERT INTO changing VALUES (1)")
+        equal([dict(row) for row in await connection.fetch("SELECT * FROM changing")], [{"a": 1}])
+        await connection.execute("ALTER TABLE changing ADD COLUMN b int DEFAULT 2")
+        equal([dict(row) for row in await connection.fetch("SELECT * FROM changing")], [{"a": 1, "b": 2}])
+
+
+async def process_id(place):
+    async with connect(place) as connection:
+        equal(await connection.fetchval("SELECT pg_backend_pid()"), connection.get_server_pid())
 
 
 async def prepared_reuse(place):
@@ -106,11 +147,11 @@ async def copy(place):
 
 
 async def listen_notify(place):
-    channel = f"asyncpg_{place['module']}_{place['tls']}".lower()
+    name = channel("asyncpg", place)
     heard = asyncio.get_running_loop().create_future()
     async with connect(place) as listener, connect(place) as sender:
-        await listener.add_listener(channel, lambda _connection, _pid, _channel, payload: heard.set_result(payload))
-        await sender.execute("SELECT pg_notify($1, 'hello')", channel)
+        await listener.add_listener(name, lambda _connection, _pid, _channel, payload: heard.set_result(payload))
+        await sender.execute("SELECT pg_notify($1, 'hello')", name)
         equal(await asyncio.wait_for(heard, 20), "hello")
 
 
@@ -139,5 +180,5 @@ async def pool_of_connections(place):
         equal(found, [f"{SITE['tenant']}{i}" for i in range(200)])
 
 
-run([rows_are_its_own, tenant_in_server_settings, parameters, prepared_reuse, transactions, errors, many_rows_at_once, copy, listen_notify, cancel,
-     state_of_a_session, pool_of_connections])
+run([rows_are_its_own, tenant_in_server_settings, parameters, every_type, prepared_reuse, transactions, errors, many_rows_at_once, copy,
+     settings_and_time_outs, schema_changes, listen_notify, cancel, state_of_a_session, pool_of_connections, process_id])

@@ -1,14 +1,14 @@
 // postgres.js: pipelines everything, names its statements, describes before it binds, streams COPY.
 import { pipeline } from "node:stream/promises";
 import { Readable } from "node:stream";
-import { ROWS, SITE, driver, equal, failure, insert, run, sleep } from "./checks.mjs";
+import { ROWS, SITE, driver, equal, failure, insert, login, run, sleep, throughPgtenant } from "./checks.mjs";
 
 const postgres = driver("postgres");
 
 function how(place, tenant = SITE.tenant, more = {}) {
   const ssl = place.tls ? { rejectUnauthorized: false } : false;
-  const login = { host: SITE.host, port: SITE.port, user: `app@${tenant}`, pass: SITE.passwords[tenant], database: place.module };
-  return { ...login, ssl, max: 1, onnotice: () => {}, ...more };
+  const { schema, ...settings } = login(place, tenant);
+  return { ...settings, ssl, max: 1, onnotice: () => {}, ...more };
 }
 
 async function using(settings, work) {
@@ -103,7 +103,7 @@ async function cursors(place) {
 }
 
 async function listen_notify(place) {
-  const channel = `postgresjs_${place.module}_${place.tls}`;
+  const channel = `postgresjs_${place.name}_${place.tls}`.toLowerCase();
   await using(how(place), async (sql) => {
     let tell;
     const heard = new Promise((resolve) => (tell = resolve));
@@ -131,4 +131,4 @@ async function pool_of_connections(place) {
   });
 }
 
-await run([rows_are_its_own, tenant_as_a_parameter, parameters, prepared_reuse, transactions, errors, copy_in, copy_out, cursors, listen_notify, cancel, pool_of_connections]);
+await run([rows_are_its_own, throughPgtenant(tenant_as_a_parameter), parameters, prepared_reuse, transactions, errors, copy_in, copy_out, cursors, listen_notify, cancel, pool_of_connections]);

@@ -1,10 +1,13 @@
 """psql."""
-import signal, subprocess, time
-from checks import LIMIT_SECONDS, ROWS, SITE, conninfo, equal, insert, run
+import os, signal, subprocess, time
+from checks import LIMIT_SECONDS, ROWS, SITE, channel, conninfo, equal, insert, run
+
+# The program itself, not a distribution's chooser of versions.
+PSQL = f"{os.environ['DRIVERS_PROGRAMS']}/psql"
 
 
 def psql(place, *arguments, tenant=None, text=None):
-    command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", conninfo(place, tenant), *arguments]
+    command = [PSQL, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", conninfo(place, tenant), *arguments]
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT_SECONDS)
 
 
@@ -23,12 +26,13 @@ def rows_are_its_own(place):
 
 
 def tls_as_asked(place):
-    done = psql(place, text="\\conninfo\n")
-    equal("SSL connection" in done.stdout, place["tls"])
+    # What it says of TLS has changed from version to version.
+    done = psql(place, "-v", "ON_ERROR_STOP=0", text="\\conninfo\n")
+    equal("SSL connection (" in done.stdout or "SSL Connection|true" in done.stdout, place["tls"])
 
 
 def wrong_password(place):
-    done = subprocess.run(["psql", "-X", conninfo(place) + " password=wrong"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run([PSQL, "-X", conninfo(place) + " password=wrong"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     equal((done.returncode, "password authentication failed" in done.stderr), (2, True))
 
 
@@ -57,6 +61,9 @@ def copy(place):
     equal(lines(place, text), ["1\tone", "2\ttwo"])
     text = "BEGIN;\nCREATE TEMP TABLE t (a int);\nCOPY t FROM STDIN;\nnone\n\\.\n"
     equal("22P02" in psql(place, "-v", "VERBOSITY=verbose", text=text).stderr, True)
+    # A client-side failure: the copy is ended by CopyFail.
+    done = psql(place, "-v", "ON_ERROR_STOP=0", text="BEGIN;\nCREATE TEMP TABLE t (a int);\n\\copy t from '/nonexistent'\nROLLBACK;\nSELECT 8;")
+    equal(done.stdout.splitlines()[-1:], ["8"])
 
 
 def state_of_a_session(place):
@@ -65,13 +72,46 @@ def state_of_a_session(place):
 
 
 def listen_notify(place):
-    channel = f"psql_{place['module']}_{place['tls']}".lower()
-    out = lines(place, f"LISTEN {channel};\nNOTIFY {channel}, 'hello';\nSELECT 1;")
-    equal(any(f'notification "{channel}" with payload "hello"' in line for line in out), True)
+    name = channel("psql", place)
+    out = lines(place, f"LISTEN {name};\nNOTIFY {name}, 'hello';\nSELECT 1;")
+    equal(any(f'notification "{name}" with payload "hello"' in line for line in out), True)
+
+
+def fetches_in_pieces(place):
+    equal(len(lines(place, "\\set FETCH_COUNT 100\nSELECT generate_series(1, 1050);")), 1050)
+
+
+def meta_commands(place):
+    out = "\n".join(lines(place, "\\d notes\n\\dt\n\\df pg_catalog.now\nSELECT 6 AS six \\gset\nSELECT :six;"))
+    equal(("notes" in out, out.splitlines()[-1]), (True, "6"))
+
+
+def extended_protocol(place):
+    """\\bind came with psql 16, pipelines with 18."""
+    if major() >= 16:
+        equal(lines(place, "SELECT $1::int + $2::int \\bind 3 4 \\g\nSELECT 1 \\bind \\g"), ["7", "1"])
+    if major() >= 18:
+        text = "\\startpipeline\nSELECT $1 \\parse one\n\\bind_named one 'a' \\sendpipeline\nSELECT 2 \\bind \\sendpipeline\n\\endpipeline\nSELECT 3;"
+        equal(lines(place, text), ["a", "2", "3"])
+
+
+def major():
+    return int(subprocess.run([PSQL, "--version"], capture_output=True, text=True).stdout.split()[2].split(".")[0])
+
+
+def newest_protocol(place):
+    """Protocol 3.2 is spoken where both sides know it; its cancel keys are longer."""
+    if major() < 18:
+        return
+    done = subprocess.run([PSQL, "-X", "-A", "-t", conninfo(place) + " max_protocol_version=3.2", "-c", "\\conninfo", "-c", "SELECT 1"],
+                          capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    equal((done.returncode, done.stderr), (0, ""))
+    spoken = "3.2" if place["isolation"] != "direct" or SITE["server"] >= 18 else "3.0"
+    equal(f"Protocol Version|{spoken}" in done.stdout, True)
 
 
 def cancel(place):
-    command = ["psql", "-X", "-v", "VERBOSITY=verbose", conninfo(place), "-c", "SELECT pg_sleep(60)"]
+    command = [PSQL, "-X", "-v", "VERBOSITY=verbose", conninfo(place), "-c", "SELECT pg_sleep(60)"]
     started = time.monotonic()
     running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     marked = f"SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active' AND datname = current_database()"
@@ -82,4 +122,5 @@ def cancel(place):
     equal("57014" in error, True)
 
 
-run([rows_are_its_own, tls_as_asked, wrong_password, several_statements, prepared_reuse, transactions, errors, copy, state_of_a_session, listen_notify, cancel])
+run([rows_are_its_own, tls_as_asked, wrong_password, several_statements, prepared_reuse, transactions, errors, copy, state_of_a_session, listen_notify, fetches_in_pieces,
+     meta_commands, extended_protocol, newest_protocol, cancel])

@@ -5,7 +5,7 @@ import psycopg2
 from psycopg2 import errors as sql
 from psycopg2.extras import execute_values
 from psycopg2.pool import ThreadedConnectionPool
-from checks import ROWS, SITE, conninfo, equal, insert, run
+from checks import ROWS, SITE, channel, conninfo, equal, insert, run
 
 
 class connect:
@@ -87,10 +87,10 @@ def cursors(place):
 
 
 def listen_notify(place):
-    channel = f"psycopg2_{place['module']}_{place['tls']}".lower()
+    name = channel("psycopg2", place)
     with connect(place) as listener, connect(place) as sender:
-        all_of(listener, f"LISTEN {channel}")
-        all_of(sender, f"NOTIFY {channel}, 'hello'")
+        all_of(listener, f"LISTEN {name}")
+        all_of(sender, f"NOTIFY {name}, 'hello'")
         equal(select.select([listener], [], [], 20)[0], [listener])
         listener.poll()
         equal([notify.payload for notify in listener.notifies], ["hello"])
@@ -110,6 +110,70 @@ def cancel(place):
             timer.join()
 
 
+def held_and_scrolling_cursors(place):
+    with connect(place, autocommit=False) as connection:
+        with connection.cursor("held", withhold=True, scrollable=True) as cursor:
+            cursor.execute("SELECT generate_series(1, 300)")
+            connection.commit()
+            cursor.scroll(100)
+            equal(len(cursor.fetchall()), 200)
+        connection.commit()
+
+
+def large_objects(place):
+    with connect(place, autocommit=False) as connection:
+        made = connection.lobject(0, "wb")
+        made.write(b"large" * 50_000)
+        made.seek(5)
+        made.close()
+        equal(len(connection.lobject(made.oid, "rb").read()), 250_000)
+        connection.rollback()
+
+
+def isolation_levels(place):
+    with connect(place, autocommit=False) as connection:
+        for level in ("REPEATABLE READ", "SERIALIZABLE", "READ COMMITTED"):
+            connection.set_session(isolation_level=level, readonly=True)
+            equal(all_of(connection, "SHOW transaction_isolation"), [(level.lower(),)])
+            connection.rollback()
+        connection.set_session(autocommit=True, readonly=False)
+        # In autocommit the driver sets it for the session.
+        connection.set_session(isolation_level="SERIALIZABLE", autocommit=True)
+        equal(all_of(connection, "SHOW transaction_isolation"), [("serializable",)])
+
+
+def reset_of_a_pool(place):
+    with connect(place) as connection:
+        all_of(connection, "SET work_mem = '123kB'")
+        connection.reset()
+        equal(all_of(connection, "SELECT current_setting('work_mem') <> '123kB'"), [(True,)])
+
+
+def encodings(place):
+    with connect(place) as connection:
+        connection.set_client_encoding("LATIN1")
+        for _ in range(2):
+            equal(all_of(connection, "SELECT %s, length(%s)", ("grüße", "grüße")), [("grüße", 5)])
+        equal(connection.encoding, "LATIN1")
+
+
+def process_id(place):
+    with connect(place) as connection:
+        equal(all_of(connection, "SELECT pg_backend_pid()"), [(connection.info.backend_pid,)])
+
+
+def lastval(place):
+    """As MySQL's habits and PHP's lastInsertId() have it: the connection serves others between the two."""
+    with connect(place) as connection, connect(place) as other:
+        all_of(connection, "INSERT INTO notes (id) VALUES (960)")
+        # Whoever holds the connection now keeps it from the first client's next statement.
+        other.autocommit = False
+        all_of(other, "SELECT 1")
+        found = all_of(connection, "SELECT lastval() = max(number) FROM notes WHERE id = 960")
+        all_of(connection, "DELETE FROM notes WHERE id = 960")
+        equal(found, [(True,)])
+
+
 def pool_of_connections(place):
     pool = ThreadedConnectionPool(4, 6, conninfo(place))
 
@@ -127,4 +191,5 @@ def pool_of_connections(place):
         pool.closeall()
 
 
-run([rows_are_its_own, parameters, prepared_reuse, transactions, errors, copy, cursors, listen_notify, cancel, pool_of_connections])
+run([rows_are_its_own, parameters, prepared_reuse, transactions, isolation_levels, errors, copy, cursors, held_and_scrolling_cursors, large_objects,
+     encodings, reset_of_a_pool, listen_notify, cancel, pool_of_connections, process_id, lastval])

@@ -291,6 +291,85 @@ async fn where_pinning_is_refused_the_statement_fails_and_nothing_else_does() {
     proxy.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn where_pinning_is_refused_long_texts_and_function_calls_fail_too() {
+    let world = world().await;
+    let tenant = world.tenant_in(&unique("refuse_long"), &["crm"], &[]).await;
+    let proxy = proxy(world, |config| {
+        config.pool.size = 1;
+        config.pool.pinning = Pinning::Refuse;
+    })
+    .await;
+    let mut owner = Wire::login(proxy.address, &tenant, "crm").await;
+    let mut other = Wire::login(proxy.address, &tenant, "crm").await;
+    let long = "x".repeat(60_000);
+    let listens = format!("SELECT '{long}'; LISTEN news");
+    let locks = format!("SELECT pg_advisory_lock(length('{long}'))");
+    // pg_backend_pid(), of which nobody says that it leaves nothing.
+    let call = message(b'F', &[&2026_u32.to_be_bytes()[..], &[0, 0, 0, 0, 0, 0]].concat());
+    let many_types =
+        [b"\0SELECT pg_advisory_lock(1)\0\x27\x10".as_slice(), &23_u32.to_be_bytes().repeat(10_000)].concat();
+    for (messages, feature) in [
+        (query(&listens), "LISTEN"),
+        (query(&locks), "session-level advisory locks"),
+        (query(&format!("{locks} -- {long}")), "session-level advisory locks"),
+        ([extended(&locks), extended("SELECT 2"), sync()].concat(), "session-level advisory locks"),
+        ([message(b'P', &many_types), sync()].concat(), "session-level advisory locks"),
+        (
+            [parse("long", &format!("SELECT '{long}'")), bind("long"), execute(), sync()].concat(),
+            "long prepared statements",
+        ),
+        (call, "function calls and DO"),
+    ] {
+        let expected = format!("{feature} cannot be used with transaction pooling");
+        for (before, status) in [("", 'I'), ("BEGIN", 'E')] {
+            owner.query(before).await;
+            owner.send(&messages).await;
+            let (sqlstate, text, then) = failure(&owner.until_ready().await);
+            assert_eq!((sqlstate.as_str(), text.as_str(), then), ("0A000", expected.as_str(), status));
+            owner.query("ROLLBACK").await;
+            assert_eq!(other.ask("SELECT 1").await, "1", "{feature}");
+        }
+    }
+    // What another client left unnamed on the connection is not the failed statement's.
+    other.send(&[parse("", "SELECT 'other'"), bind(""), execute(), sync()].concat()).await;
+    assert_eq!(value(&other.until_ready().await), "other");
+    owner.send(&[extended(&locks), sync()].concat()).await;
+    assert_eq!(failure(&owner.until_ready().await).0, "0A000");
+    owner.send(&[bind(""), execute(), sync()].concat()).await;
+    assert_eq!(failure(&owner.until_ready().await).0, "26000");
+    let mut owner = Wire::login(proxy.address, &tenant, "crm").await;
+    assert_eq!(owner.ask(&format!("SELECT length('{long}')")).await, "60000");
+    // Of large objects nothing is left when the transaction ends.
+    owner.query("BEGIN").await;
+    owner
+        .send(&message(b'F', &[&957_u32.to_be_bytes()[..], &[0, 1, 0, 1, 0, 1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 1]].concat()))
+        .await;
+    assert_eq!(owner.kinds().await, "VZ");
+    owner.query("ROLLBACK").await;
+    assert_eq!(other.ask("SELECT 1").await, "1");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_behind_strings_that_are_hard_to_read_follows_its_client() {
+    let (tenant, proxy, _) = one_connection("strings").await;
+    for text in [
+        "SELECT E'a\\'b'; SET work_mem = '5MB'",
+        "SELECT E'a'\n'\\''; SET work_mem = '5MB'; --'",
+        "SELECT E'a' -- it's\n  '\\''; SET work_mem = '5MB'; --'",
+        "SELECT B'01', $q$ ' $q$; SET work_mem = '5MB'",
+        "SELECT \"set_config\"('work_mem', E'5MB', false)",
+        "SELECT E'\\'', pg_catalog.\"set_config\"('work_mem', '5MB', false)",
+    ] {
+        let mut owner = Wire::login(proxy.address, &tenant, "crm").await;
+        let mut other = Wire::login(proxy.address, &tenant, "crm").await;
+        owner.query(text).await;
+        alternate(&mut owner, &mut other, "SHOW work_mem", "5MB", "4MB", text).await;
+    }
+    proxy.stop().await;
+}
+
 /// Two tenants that share one connection, and a client of each.
 pub(crate) async fn two_on_one(name: &str) -> ((Tenant, Wire), (Tenant, Wire), crate::support::Running) {
     let world = world().await;

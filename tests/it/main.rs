@@ -35,6 +35,8 @@ mod fairness;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod hazards;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;

@@ -1,7 +1,9 @@
 //! Named prepared statements in transaction mode: a client's statements follow it from one server connection to the next.
 
 use crate::relay::one_connection;
-use crate::support::wire::{bind, execute, message, parse, query, sync};
+use crate::support::wire::{
+    bind, execute, extended, failure, flush, message, parse, query, sync, value as first_value,
+};
 use crate::support::{Wire, proxy, unique, world};
 
 fn describe(name: &str) -> Vec<u8> {
@@ -129,7 +131,7 @@ async fn the_same_statement_of_many_clients_is_parsed_once_on_a_connection() {
     }
     let mut client = Wire::login(proxy.address, &tenant, "crm").await;
     client.send(&query("SELECT count(*) FROM pg_prepared_statements")).await;
-    assert_eq!(value(&client.until_ready().await), "1");
+    assert_eq!(first_value(&client.until_ready().await), "1");
     proxy.stop().await;
 }
 
@@ -204,21 +206,86 @@ async fn least_recently_used_statements_are_closed_beyond_the_bound_and_prepared
     proxy.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_statement_whose_table_changed_works_again_after_one_error() {
+/// A client whose named statement `s` has its plan on the only connection, and the means to change its table.
+async fn planned(name: &str) -> (crate::support::Tenant, crate::support::Running, Wire, tokio_postgres::Client) {
     let world = world().await;
-    let tenant = world.tenant("stale_ps").await;
+    let tenant = world.tenant_in(&unique(name), &["crm"], &[]).await;
     let proxy = proxy(world, |config| config.pool.size = 1).await;
     let mut client = Wire::login(proxy.address, &tenant, "crm").await;
     client.send(&[parse("s", "SELECT * FROM notes"), bind("s"), execute(), sync()].concat()).await;
     assert_eq!(client.kinds().await, "12DCZ");
-    let database = tenant.module("crm")["database"].as_str().expect("a name");
-    let admin = crate::support::cluster().await.connect(database).await.expect("connect");
-    admin.batch_execute("ALTER TABLE notes ADD COLUMN more int").await.expect("alter");
-    client.send(&[bind("s"), execute(), sync()].concat()).await;
-    assert_eq!(client.until_ready().await[0].field(b'C'), "0A000");
+    let admin = crate::support::cluster().await.connect(tenant.place("crm", "database")).await.expect("connect");
+    (tenant, proxy, client, admin)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_whose_table_changed_is_prepared_again_before_its_client_hears_of_it() {
+    let (tenant, proxy, mut client, admin) = planned("stale_ps").await;
+    let mut newcomer = Wire::login(proxy.address, &tenant, "crm").await;
+    let mut columns = 0;
+    let mut alter = async || {
+        columns += 1;
+        admin.batch_execute(&format!("ALTER TABLE notes ADD COLUMN more{columns} int")).await.expect("alter");
+    };
+    let portal = message(b'D', b"P\0");
+    for (batch, kinds) in [
+        (vec![bind("s"), portal.clone(), execute(), sync()], "2TDCZ"),
+        (vec![describe("s"), sync()], "tTZ"),
+        (vec![describe("s"), bind("s"), execute(), sync()], "tT2DCZ"),
+        (vec![parse("t", "SELECT * FROM notes"), bind("t"), execute(), close("t"), sync()], "12DC3Z"),
+        (vec![parse("t", "SELECT * FROM notes"), describe("t"), close("t"), sync()], "1tT3Z"),
+    ] {
+        alter().await;
+        client.send(&batch.concat()).await;
+        assert_eq!(client.kinds().await, kinds);
+    }
+    // Whoever comes later knows nothing of the old table.
+    alter().await;
+    newcomer.send(&[parse("mine", "SELECT * FROM notes"), describe("mine"), flush()].concat()).await;
+    for kind in b"1tT" {
+        assert_eq!(newcomer.receive().await.expect("an answer").kind, *kind);
+    }
+    newcomer.send(&[bind("mine"), execute(), sync()].concat()).await;
+    assert_eq!(newcomer.kinds().await, "2DCZ");
+    alter().await;
+    client.send(&[describe("s"), flush()].concat()).await;
+    for kind in b"tT" {
+        assert_eq!(client.receive().await.expect("an answer").kind, *kind);
+    }
     client.send(&[bind("s"), execute(), sync()].concat()).await;
     assert_eq!(client.kinds().await, "2DCZ");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_statement_fails_once_where_its_client_knows_the_old_columns_or_the_batch_cannot_go_again() {
+    let (_, proxy, mut client, admin) = planned("stale_once").await;
+    admin.batch_execute("ALTER TABLE notes ADD COLUMN first int").await.expect("alter");
+    client.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(failure(&client.until_ready().await).0, "0A000", "a driver would read the row by the old columns");
+    client.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "2DCZ");
+    admin.batch_execute("ALTER TABLE notes ADD COLUMN more int").await.expect("alter");
+    admin.batch_execute("ALTER TABLE notes ADD COLUMN second int").await.expect("alter");
+    // The transaction has failed, whoever prepares what again.
+    client.query("BEGIN").await;
+    client.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(failure(&client.until_ready().await).0, "0A000");
+    client.query("ROLLBACK").await;
+    client.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "2DCZ");
+    admin.batch_execute("ALTER TABLE notes ADD COLUMN another int").await.expect("alter");
+    // What follows in the pipeline must not overtake it.
+    client.send(&[bind("s"), message(b'D', b"P\0"), execute(), sync(), query("SELECT 1")].concat()).await;
+    assert_eq!(failure(&client.until_ready().await).0, "0A000");
+    assert_eq!(first_value(&client.until_ready().await), "1");
+    client.send(&[bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(client.kinds().await, "2DCZ");
+    admin.batch_execute("ALTER TABLE notes ADD COLUMN third int").await.expect("alter");
+    client.send(&[extended("INSERT INTO notes (note) VALUES ('once')"), bind("s"), execute(), sync()].concat()).await;
+    assert_eq!(failure(&client.until_ready().await).0, "0A000");
+    client.send(&[extended("SELECT count(*) FROM notes WHERE note = 'once'"), sync()].concat()).await;
+    assert_eq!(first_value(&client.until_ready().await), "0");
     proxy.stop().await;
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::support::wire::{bind, execute, message, parse, query, sync, value};
-use crate::support::{Message, Running, Tenant, Wire, cluster, proxy, wire, world};
+use crate::support::wire::{bind, execute, failure, message, parse, query, sync, value};
+use crate::support::{Message, Running, Tenant, Wire, cluster, proxy, unique, wire, world};
 
 /// The modules with one pool for all tenants: by schema, and by rows.
 const SHARED: [&str; 2] = ["shop", "stock"];
@@ -377,6 +377,51 @@ async fn settings_of_one_client_do_not_reach_the_next() {
             assert_eq!(plain.run(&show).await.rows, defaults);
         }
     }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reset_of_a_drivers_pool_leaves_a_client_its_tenants_role() {
+    let world = world().await;
+    let module = unique("roles");
+    let database = format!("{module}_common");
+    let migrations = tempfile::tempdir().expect("a directory");
+    let table = "CREATE TABLE notes (id serial PRIMARY KEY, note text NOT NULL)";
+    std::fs::write(migrations.path().join("0001_notes.sql"), table).expect("write a migration");
+    let directory = migrations.path().display().to_string();
+    let kind =
+        ["module", "add", &module, "--isolation", "schema", "--pooling", "shared", "--server", "main", "--set-role"];
+    world.run(&[&kind[..], &["--database", &database, "--migrations", &directory]].concat()).await;
+    let proxy = pool_of(1).await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let tenant = world.tenant_in(&unique("role"), &[&module], &[]).await;
+        let client = Wire::login(proxy.address, &tenant, &module).await;
+        clients.push((tenant.place(&module, "role").to_owned(), client));
+    }
+    let npgsql = "RESET ALL;CLOSE ALL;UNLISTEN *;SELECT pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP";
+    for reset in
+        ["SET SESSION AUTHORIZATION DEFAULT", "RESET SESSION AUTHORIZATION", "RESET ROLE", "DISCARD ALL", npgsql]
+    {
+        for (role, client) in &mut clients {
+            // The next statement is in the same write, as Npgsql does it.
+            client.send(&[query(reset), query("SELECT current_user")].concat()).await;
+            let answer = client.until_ready().await;
+            assert!(answer.iter().all(|message| message.kind != b'E'), "{reset}: {answer:?}");
+            assert_eq!(value(&client.until_ready().await), *role, "{reset}");
+            client.query("BEGIN").await;
+            client.query(if reset == "DISCARD ALL" { "RESET ALL" } else { reset }).await;
+            assert_eq!(client.ask("SELECT current_user").await, *role, "{reset} in a transaction");
+            client.query("ROLLBACK").await;
+            assert_eq!(client.ask("SELECT current_user").await, *role, "{reset}");
+        }
+    }
+    let (_, client) = &mut clients[0];
+    for refused in ["SET ROLE NONE", "RESET ROLE; SELECT * FROM notes", "SET SESSION AUTHORIZATION postgres"] {
+        assert_eq!(client.run(refused).await.code(), "42501", "{refused}");
+    }
+    client.send(&[extended("RESET ROLE"), extended("SELECT current_user"), sync()].concat()).await;
+    assert_eq!(failure(&client.until_ready().await).0, "42501");
     proxy.stop().await;
 }
 
