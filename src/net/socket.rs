@@ -114,6 +114,15 @@ impl Socket {
         })
     }
 
+    /// Goes into the thread's ring if it has one.
+    pub(super) fn engage(&mut self) -> io::Result<()> {
+        if Ring::is_here() && !matches!(self, Self::Ring(_)) {
+            // tokio lets go of a socket only by value; what it holds is closed with this.
+            *self = Self::Ring(RingSocket::new(self.duplicate()?)?);
+        }
+        Ok(())
+    }
+
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Tcp(socket) => socket.as_fd().try_clone_to_owned(),

@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::record::{self, TlsInfo, TlsSession};
-use super::ring::Ring;
 use super::socket::{BareSocket, Socket, set_options};
 use super::tls::ServerTls;
 
@@ -234,12 +233,11 @@ impl Stream {
     /// Gives the stream from tokio to the engine of the thread that this is called on, where that is another.
     ///
     /// # Errors
-    /// tokio could not let go of the socket.
-    pub fn engage(self) -> io::Result<Self> {
-        if !Ring::is_here() {
-            return Ok(self);
+    /// No file descriptor is left; the stream is as it was.
+    pub fn engage(&mut self) -> io::Result<()> {
+        match &mut self.layer {
+            Layer::Plain(socket) | Layer::Tls(socket, _) => socket.engage(),
         }
-        self.detach()?.engage()
     }
 
     /// Says goodbye (`close_notify` under TLS) and ends the sending direction; the other one can still be read.

@@ -17,7 +17,7 @@ use super::error;
 use super::keys::{CancelKey, Owner};
 use super::names::Names;
 use super::place::{Place, place};
-use super::relay::{Down, Link, Relay, Up};
+use super::relay::{Down, Link, Relay, Up, YOUNG_TRANSACTIONS};
 use super::replay::Replay;
 use super::state::{State, is_unreadable};
 use super::thread::Parameters;
@@ -93,13 +93,6 @@ impl Arrival {
         };
         let refusal = match begun {
             Ok(Ok((place, link, key, standing))) => {
-                let client = match client.engage() {
-                    Ok(client) => client,
-                    Err(error) => {
-                        tracing::error!(%error, "client socket could not be moved to its thread's engine");
-                        return None;
-                    }
-                };
                 let mut relay = Box::new(Relay {
                     client,
                     link,
@@ -114,6 +107,7 @@ impl Arrival {
                     control,
                     thread: Rc::clone(&begin.thread),
                     process_id: key.process_id,
+                    young: YOUNG_TRANSACTIONS,
                 });
                 relay.control.set_doing(Doing::Idle, relay.thread.now());
                 relay.transaction_boundary();

@@ -192,6 +192,7 @@ impl Relay {
         if idle {
             self.state.transaction_over();
             self.schema_followed();
+            self.grow_older();
         }
         if !sending && self.give_again() || stays {
             return;
@@ -200,6 +201,19 @@ impl Relay {
             self.release();
         } else {
             self.count_pin();
+        }
+    }
+
+    /// After its first transactions a session is worth the way to the thread's engine.
+    fn grow_older(&mut self) {
+        if self.young == 0 {
+            return;
+        }
+        self.young -= 1;
+        if self.young == 0
+            && let Err(error) = self.client.engage()
+        {
+            tracing::debug!(%error, "a client's socket stays with tokio");
         }
     }
 

@@ -27,6 +27,9 @@ pub(super) const OWED_MAX: usize = 100_000;
 /// Most bytes of pgtenant's own answers that wait for the client before no more is read from it.
 const OWN_BYTES_MAX: usize = 16 * 1024;
 
+/// A session that ends within so many transactions stays with tokio, where it began: the way to the engine costs more than it spares.
+pub(super) const YOUNG_TRANSACTIONS: u8 = 4;
+
 /// A server connection in use.
 pub(super) struct Link {
     pub(super) server: Checkout<Servers>,
@@ -228,6 +231,8 @@ pub(crate) struct Relay {
     pub(super) thread: Rc<Thread>,
     /// The process id that the client knows.
     pub(super) process_id: i32,
+    /// Transactions still to come before its socket goes to the thread's engine.
+    pub(super) young: u8,
 }
 
 impl Relay {
