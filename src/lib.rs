@@ -12,6 +12,7 @@ pub mod console;
 pub mod control;
 mod fault;
 pub mod frontend;
+pub mod limits;
 pub mod metrics;
 pub mod net;
 pub mod pool;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::address::Network;
+use crate::limits::Own;
 
 /// Longest identifier that PostgreSQL keeps whole, in bytes (`NAMEDATALEN - 1`).
 pub const IDENTIFIER_BYTES_MAX: usize = 63;
@@ -484,6 +485,8 @@ pub struct Tenant {
     pub default_module: Option<ModuleName>,
     /// Its places, one a module.
     pub placements: Vec<Arc<Placement>>,
+    /// What it may take, where that is not what the configuration says.
+    pub limits: Own,
     /// Its logins.
     pub logins: Vec<Login>,
     /// Raised by every change of any of its rows.

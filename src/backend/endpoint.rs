@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -56,7 +57,8 @@ impl fmt::Display for ServerAddress {
 /// A server as connections see it.
 pub struct Endpoint {
     address: ServerAddress,
-    timeout: Duration,
+    /// In nanoseconds.
+    timeout: AtomicU64,
     /// Made at first use, since that may read files.
     tls: OnceCell<Option<Arc<ClientConfig>>>,
 }
@@ -65,7 +67,7 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("address", &self.address)
-            .field("timeout", &self.timeout)
+            .field("timeout", &self.timeout())
             .finish_non_exhaustive()
     }
 }
@@ -89,7 +91,9 @@ impl Endpoint {
     /// A server at an address; opening one connection may take this long, all steps together.
     #[must_use]
     pub fn new(address: ServerAddress, timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { address, timeout, tls: OnceCell::new() })
+        let endpoint = Self { address, timeout: AtomicU64::new(0), tls: OnceCell::new() };
+        endpoint.set_timeout(timeout);
+        Arc::new(endpoint)
     }
 
     /// Where it is.
@@ -101,7 +105,12 @@ impl Endpoint {
     /// How long opening one connection may take.
     #[must_use]
     pub fn timeout(&self) -> Duration {
-        self.timeout
+        Duration::from_nanos(self.timeout.load(Ordering::Relaxed))
+    }
+
+    /// Another time from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.timeout.store(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Whether a failure leaves `prefer` its second attempt, without TLS.

@@ -28,7 +28,7 @@ pub use endpoint::{Endpoint, ServerAddress};
 pub use error::{Broken, ConnectError, QueryError};
 pub use health::check_idle;
 pub use key::PoolKey;
-pub use pools::{PoolBudget, PoolState, Pools, PoolsFull, ServerState, Terms};
+pub use pools::{Claims, PoolBudget, PoolState, Pools, PoolsFull, ServerState, Terms};
 pub use prepared::{Preparation, PreparedSet, StatementId};
 pub use query::{SimpleOutcome, has_schema, simple};
 pub use quotas::{Quotas, ServerUse};

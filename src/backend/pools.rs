@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,9 +14,10 @@ use super::quotas::Quotas;
 use super::servers::{ServerPool, Servers};
 use super::traffic::{Totals, Traffic};
 use super::want::digest;
-use crate::pool::{Account, Bell, Lane, Limits, Pool, Share, Stats};
+use crate::limits::{self, Own};
+use crate::pool::{self, Account, Bell, Lane, Limits, Pool, Share, Stats};
 use crate::protocol::{Report, SqlState};
-use crate::tenant::{Placement, TenantId};
+use crate::tenant::{Placement, Pooling, Tenant, TenantId};
 
 /// No further pool can be made: all that there are are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +72,7 @@ pub struct ServerState {
 
 struct Entry {
     pool: Rc<ServerPool>,
+    claims: Claims,
     /// The order of last use.
     used: u64,
 }
@@ -77,7 +80,7 @@ struct Entry {
 /// How many pools all threads together may have.
 #[derive(Debug)]
 pub struct PoolBudget {
-    max_pools: u32,
+    max_pools: AtomicU32,
     made: AtomicU32,
 }
 
@@ -85,11 +88,20 @@ impl PoolBudget {
     /// Room for this many.
     #[must_use]
     pub fn new(max_pools: u32) -> Arc<Self> {
-        Arc::new(Self { max_pools: max_pools.max(1), made: AtomicU32::new(0) })
+        Arc::new(Self { max_pools: AtomicU32::new(max_pools.max(1)), made: AtomicU32::new(0) })
+    }
+
+    /// Room for another number from now on; what is there beyond it stays until it is not used any more.
+    pub fn set_max(&self, max_pools: u32) {
+        self.max_pools.store(max_pools.max(1), Ordering::Relaxed);
+    }
+
+    fn max_pools(&self) -> u32 {
+        self.max_pools.load(Ordering::Relaxed)
     }
 
     fn take(&self) -> bool {
-        let more = |made| (made < self.max_pools).then_some(made + 1);
+        let more = |made| (made < self.max_pools()).then_some(made + 1);
         self.made.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
@@ -98,15 +110,65 @@ impl PoolBudget {
     }
 }
 
-/// What a pool may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Terms {
-    /// Its own bounds.
-    pub limits: Limits,
-    /// Its part of what its server has for all.
-    pub share: Share,
+/// What the registry says of a pool's limits; the configuration says the rest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Most connections of it.
+    pub size: Option<u32>,
+    /// What its tenant has of its own, where it is one tenant's.
+    pub own: Own,
     /// Most connections of its server; zero for any number.
     pub server_max: u32,
+}
+
+impl Claims {
+    /// Those of the pool of a tenant's place; what is the tenant's own is not for a pool of several.
+    #[must_use]
+    pub fn of(tenant: &Tenant, placement: &Placement) -> Self {
+        let own = match placement.pooling {
+            Pooling::PerTenant => tenant.limits.clone(),
+            Pooling::Shared => Own::default(),
+        };
+        let server_max = placement.server.max_connections.unwrap_or(0);
+        Self { size: placement.pool_size, own, server_max }
+    }
+}
+
+/// What the configuration says of pools.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The bounds of each.
+    pub pool: Limits,
+    /// What a tenant may take.
+    pub tenant: limits::Config,
+    /// How long opening one connection may take, all steps together.
+    pub connect_timeout: Duration,
+}
+
+impl Terms {
+    /// Those of the two sections.
+    #[must_use]
+    pub fn new(pool: &pool::Config, tenant: limits::Config) -> Self {
+        Self { pool: Limits::from(pool), tenant, connect_timeout: pool.connect_timeout }
+    }
+
+    fn limits(&self, claims: &Claims) -> Limits {
+        Limits {
+            size: claims.size.unwrap_or(self.pool.size),
+            queue_length_max: claims.own.queue_length_max.unwrap_or(self.pool.queue_length_max),
+            checkout_timeout: claims.own.checkout_timeout.unwrap_or(self.pool.checkout_timeout),
+            ..self.pool
+        }
+    }
+
+    fn share(&self, own: &Own) -> Share {
+        let limits = self.tenant.of(own);
+        Share { weight: limits.weight, least: limits.min_connections }
+    }
+
+    fn most(&self, own: &Own) -> u32 {
+        self.tenant.of(own).max_connections
+    }
 }
 
 /// The pools of one thread.
@@ -116,7 +178,8 @@ pub struct Pools {
     /// Rings when a pool has to look at its accounts.
     bell: Bell,
     /// Where clients of tenants wait that have their pools in common, by pool and tenant.
-    lanes: RefCell<HashMap<(PoolKey, TenantId), Weak<Lane>>>,
+    lanes: RefCell<HashMap<(PoolKey, TenantId), (Weak<Lane>, Own)>>,
+    terms: Cell<Terms>,
     entries: RefCell<HashMap<PoolKey, Entry>>,
     /// Drained pools that still have connections out.
     retired: RefCell<Vec<(PoolKey, Rc<ServerPool>)>>,
@@ -134,9 +197,10 @@ impl std::fmt::Debug for Pools {
 impl Pools {
     /// No pools yet, and never more than the budget has room for. When the bell has rung, [`Pools::heed`] is to be called on this thread.
     #[must_use]
-    pub fn new(budget: Arc<PoolBudget>, quotas: Arc<Quotas>, bell: Bell) -> Self {
+    pub fn new(budget: Arc<PoolBudget>, quotas: Arc<Quotas>, bell: Bell, terms: Terms) -> Self {
         let (entries, retired, lanes) = Default::default();
-        Self { budget, quotas, bell, lanes, entries, retired, clock: Cell::new(0), departed: Rc::default() }
+        let (terms, clock, departed) = (Cell::new(terms), Cell::new(0), Rc::default());
+        Self { budget, quotas, bell, lanes, terms, entries, retired, clock, departed }
     }
 
     /// Takes what is reserved for the pools here, and gives up what others wait for.
@@ -146,16 +210,55 @@ impl Pools {
 
     /// Where a tenant's clients wait in a pool that is common to several.
     #[must_use]
-    pub fn lane(&self, key: &PoolKey, tenant: TenantId, share: Share) -> Rc<Lane> {
+    pub fn lane(&self, key: &PoolKey, tenant: TenantId, own: &Own) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
         let place = (key.clone(), tenant);
-        if let Some(lane) = lanes.get(&place).and_then(Weak::upgrade) {
-            lane.set(share, 0);
-            return lane;
-        }
-        let lane = Rc::new(Lane::new(share, 0));
-        lanes.insert(place, Rc::downgrade(&lane));
+        let known = lanes.get(&place).and_then(|(lane, _)| lane.upgrade());
+        let lane = known.unwrap_or_default();
+        self.bound_lane(&lane, own);
+        lanes.insert(place, (Rc::downgrade(&lane), own.clone()));
         lane
+    }
+
+    fn bound_lane(&self, lane: &Lane, own: &Own) {
+        let terms = self.terms.get();
+        lane.set(terms.share(own), terms.most(own), own.queue_length_max.unwrap_or(0));
+    }
+
+    /// What the configuration says now, of all pools.
+    pub fn configure(&self, terms: Terms) {
+        self.terms.set(terms);
+        for (key, entry) in self.entries.borrow().iter() {
+            self.bound_pool(key, &entry.pool, &entry.claims);
+        }
+        for (lane, own) in self.lanes.borrow().values() {
+            lane.upgrade().iter().for_each(|lane| self.bound_lane(lane, own));
+        }
+    }
+
+    /// What the registry says now of a tenant, its places and their servers.
+    pub fn adjust(&self, tenant: &Tenant) {
+        self.bound(&tenant.placements);
+        for (key, entry) in self.entries.borrow_mut().iter_mut().filter(|(key, _)| key.tenant == Some(tenant.id)) {
+            if let Some(placement) = tenant.placements.iter().find(|placement| key.is_of(placement)) {
+                entry.claims = Claims::of(tenant, placement);
+                self.bound_pool(key, &entry.pool, &entry.claims);
+            }
+        }
+        for ((_, owner), (lane, own)) in self.lanes.borrow_mut().iter_mut() {
+            if *owner == tenant.id && *own != tenant.limits {
+                *own = tenant.limits.clone();
+                lane.upgrade().iter().for_each(|lane| self.bound_lane(lane, own));
+            }
+        }
+    }
+
+    fn bound_pool(&self, key: &PoolKey, pool: &Rc<ServerPool>, claims: &Claims) {
+        let terms = self.terms.get();
+        pool.set_limits(terms.limits(claims));
+        pool.manager().endpoint().set_timeout(terms.connect_timeout);
+        pool.set_share(terms.share(&claims.own));
+        key.tenant.into_iter().for_each(|tenant| drop(self.quotas.tenant(tenant, terms.most(&claims.own))));
     }
 
     /// The pool of a key; made, and an idle one evicted for it, if there is none.
@@ -165,46 +268,57 @@ impl Pools {
     pub fn get_or_create(
         &self,
         key: &PoolKey,
-        terms: Terms,
-        make: impl FnOnce() -> Servers,
+        claims: &Claims,
+        make: impl FnOnce(Duration) -> Servers,
     ) -> Result<Rc<ServerPool>, PoolsFull> {
         let used = self.clock.get() + 1;
         self.clock.set(used);
-        // A tenant's own pool follows its own size; a common one keeps the size that it was made with.
-        let limits = terms.limits;
-        let resized = |pool: &ServerPool| key.tenant.is_some() && pool.limits().size != limits.size;
         let known = self.entries.borrow_mut().get_mut(key).map(|entry| {
             entry.used = used;
-            Rc::clone(&entry.pool)
+            // A tenant's own pool follows what is said of it; a common one stays as it was made.
+            let changed = key.tenant.is_some() && entry.claims != *claims;
+            if changed {
+                entry.claims = claims.clone();
+            }
+            (Rc::clone(&entry.pool), changed)
         });
-        if let Some(pool) = known {
-            if resized(&pool) {
-                pool.set_limits(limits);
+        if let Some((pool, changed)) = known {
+            if changed {
+                self.bound_pool(key, &pool, claims);
             }
             return Ok(pool);
         }
         if !self.budget.take() {
             // The place of one that is evicted here is taken over at once.
             if !self.evict() || !self.budget.take() {
-                return Err(PoolsFull { max_pools: self.budget.max_pools });
+                return Err(PoolsFull { max_pools: self.budget.max_pools() });
             }
         }
-        let servers = make();
+        let terms = self.terms.get();
+        let servers = make(terms.connect_timeout);
         servers.traffic().bequeath(&self.departed);
-        let pool = Pool::under(servers, limits, self.accounts(key, terms));
-        self.entries.borrow_mut().insert(key.clone(), Entry { pool: Rc::clone(&pool), used });
+        let pool = Pool::under(servers, terms.limits(claims), self.accounts(key, claims));
+        let entry = Entry { pool: Rc::clone(&pool), claims: claims.clone(), used };
+        self.entries.borrow_mut().insert(key.clone(), entry);
         Ok(pool)
     }
 
-    /// The accounts of a new pool: with its server's quota, as its tenant's or as that of all whose pool it is.
-    fn accounts(&self, key: &PoolKey, terms: Terms) -> Vec<Account> {
+    /// The accounts of a new pool: with its tenant's quota, if it has one tenant, and with its server's, as its tenant's or as that of all
+    /// whose pool it is.
+    fn accounts(&self, key: &PoolKey, claims: &Claims) -> Vec<Account> {
+        let terms = self.terms.get();
+        let own = |tenant: TenantId| {
+            let quota = self.quotas.tenant(tenant, terms.most(&claims.own));
+            Account::open(&quota, digest(key), Share::default(), Arc::clone(&self.bell))
+        };
         let owner = key.tenant.map_or_else(|| digest(key), |tenant| digest(&tenant));
-        let server = self.quotas.server(&key.address.name, terms.server_max);
-        vec![Account::open(&server, owner, terms.share, Arc::clone(&self.bell))]
+        let server = self.quotas.server(&key.address.name, claims.server_max);
+        let common = Account::open(&server, owner, terms.share(&claims.own), Arc::clone(&self.bell));
+        key.tenant.into_iter().map(own).chain([common]).collect()
     }
 
     /// The servers of these places may have as many connections as these say, from now on.
-    pub fn bound(&self, placements: &[Arc<Placement>]) {
+    fn bound(&self, placements: &[Arc<Placement>]) {
         for server in placements.iter().map(|placement| &placement.server) {
             self.quotas.server(&server.name, server.max_connections.unwrap_or(0));
         }
@@ -291,7 +405,7 @@ impl Pools {
             kept
         });
         self.forget_retired();
-        self.lanes.borrow_mut().retain(|_, lane| lane.strong_count() > 0);
+        self.lanes.borrow_mut().retain(|_, (lane, _)| lane.strong_count() > 0);
     }
 
     fn forget_retired(&self) {
@@ -316,8 +430,6 @@ impl Pools {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::time::Duration;
-
     use tokio::runtime::Handle;
     use tokio::task::{LocalSet, spawn_local};
 
@@ -336,13 +448,13 @@ mod tests {
     }
 
     fn get(pools: &Pools, key: &PoolKey) -> Result<Rc<ServerPool>, PoolsFull> {
-        let make = || Servers::new(key, Credential::Nothing, Handle::current(), Duration::from_secs(10));
-        let limits = Limits::from(&crate::pool::Config::default());
-        pools.get_or_create(key, Terms { limits, share: Share::default(), server_max: 0 }, make)
+        let make = |limit| Servers::new(key, Credential::Nothing, Handle::current(), limit);
+        pools.get_or_create(key, &Claims::default(), make)
     }
 
     fn pools(max_pools: u32) -> Pools {
-        Pools::new(PoolBudget::new(max_pools), Arc::default(), Arc::new(|| {}))
+        let terms = Terms::new(&pool::Config::default(), limits::Config::default());
+        Pools::new(PoolBudget::new(max_pools), Arc::default(), Arc::new(|| {}), terms)
     }
 
     fn want() -> Rc<Want> {

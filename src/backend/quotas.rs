@@ -1,15 +1,17 @@
-//! What pools of all threads have in common: how many connections a server gets from all of them.
+//! What pools of all threads have in common: how many connections a server gets from all of them, and a tenant has in all of its own.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::pool::{Quota, Standing};
-use crate::tenant::ServerName;
+use crate::tenant::{ServerName, TenantId};
 
 /// The quotas of a process.
 #[derive(Debug, Default)]
 pub struct Quotas {
     servers: Mutex<BTreeMap<ServerName, Arc<Quota>>>,
+    /// Of those that have pools.
+    tenants: Mutex<HashMap<TenantId, Weak<Quota>>>,
 }
 
 /// How far a server's connections are used.
@@ -28,6 +30,29 @@ impl Quotas {
         let quota = servers.entry(name.clone()).or_insert_with(|| Quota::new(most));
         quota.set_most(most);
         Arc::clone(quota)
+    }
+
+    /// That of a tenant, which may have so many connections (zero: any number) from now on.
+    pub fn tenant(&self, id: TenantId, most: u32) -> Arc<Quota> {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(quota) = tenants.get(&id).and_then(Weak::upgrade) {
+            quota.set_most(most);
+            return quota;
+        }
+        // There are at most twice as many as have pools, and one.
+        if tenants.len() == tenants.capacity() {
+            tenants.retain(|_, quota| quota.strong_count() > 0);
+        }
+        let quota = Quota::new(most);
+        tenants.insert(id, Arc::downgrade(&quota));
+        quota
+    }
+
+    /// What the tenants that have pools may have, and do have.
+    #[must_use]
+    pub fn tenants(&self) -> HashMap<TenantId, Standing> {
+        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.iter().filter_map(|(id, quota)| Some((*id, quota.upgrade()?.standing()))).collect()
     }
 
     /// All servers that pools have had connections to.

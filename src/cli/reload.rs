@@ -84,6 +84,7 @@ pub(super) fn proxy_config(config: &Config) -> proxy::Config {
         listen: config.listen.clone(),
         identify: config.identify.clone(),
         pool: config.pool.clone(),
+        limits: config.limits,
         timeouts: config.timeouts.clone(),
         console: config.console.clone(),
     }

@@ -17,6 +17,7 @@ use super::view::{CreatedView, TenantView, last_used, print_tenant, url};
 use crate::address::Network;
 use crate::auth::Secret;
 use crate::control::{self, Control, DEFAULT_LOGIN, Limits, NewTenant, Overrides, Subscription};
+use crate::limits;
 use crate::registry::TenantDetails;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, ModuleName, PoolMode, RoleName, ServerName, Slug, TenantId, TenantName,
@@ -45,6 +46,15 @@ pub(super) enum Command {
     Activate {
         /// Its slug, id or an alias.
         tenant: TenantName,
+    },
+    /// Let a tenant take more or less than the proxies' configuration says, from now on; without settings, show it.
+    Limits {
+        /// Its slug, id or an alias.
+        tenant: TenantName,
+        /// A number for max_clients, connect_rate, max_connections, min_connections, weight or queue_length_max; a time such as 30s for
+        /// checkout_timeout, login, idle_in_transaction, client_idle or statement; or `default` for the configuration's.
+        #[arg(value_name = "KEY=VALUE")]
+        settings: Vec<LimitSetting>,
     },
     /// The connection string of a tenant's module, without its password.
     Url {
@@ -233,6 +243,47 @@ impl LimitFlags {
     }
 }
 
+/// One of a tenant's own limits; none: the configuration's again.
+#[derive(Debug, Clone)]
+pub(super) struct LimitSetting {
+    key: String,
+    value: Option<serde_json::Value>,
+}
+
+impl FromStr for LimitSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+        let value = match value {
+            "default" => None,
+            number if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(number.parse::<u32>().map_err(|error| error.to_string())?.into())
+            }
+            time => Some(time.into()),
+        };
+        // Whether there is such a key, and this is a value of its kind.
+        let single = serde_json::json!({ key: value });
+        serde_json::from_value::<limits::Own>(single).map_err(|error| error.to_string())?;
+        Ok(Self { key: key.to_owned(), value })
+    }
+}
+
+async fn limits(context: &Context, name: &TenantName, settings: &[LimitSetting]) -> Result<(), Failure> {
+    if settings.is_empty() {
+        let source = context.source().await?;
+        return show(context, &source, &source.tenant(name).await?).await;
+    }
+    let control = context.control().await?;
+    let mut limits = serde_json::to_value(&control.tenant(name).await?.tenant.limits).map_err(anyhow::Error::from)?;
+    for setting in settings {
+        limits[&setting.key] = setting.value.clone().unwrap_or_default();
+    }
+    let limits: limits::Own = serde_json::from_value(limits).map_err(anyhow::Error::from)?;
+    let changed = control.set_limits(name, &limits).await?;
+    show_changed(context, control, &changed).await
+}
+
 /// A connection string in JSON.
 #[derive(Serialize)]
 struct UrlView<'a> {
@@ -249,6 +300,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
             let source = context.source().await?;
             show(context, &source, &source.tenant(&tenant).await?).await
         }
+        Command::Limits { tenant, settings } => limits(context, &tenant, &settings).await,
         Command::Url { tenant, module } => print_url(context, &context.source().await?.tenant(&tenant).await?, module),
         Command::Suspend { tenant, grace } => {
             let control = context.control().await?;

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::output::{or_dash, print, table};
 use crate::auth::Secret;
 use crate::control::default_login;
+use crate::limits::Own;
 use crate::registry::{Activity, PlacementRow, TenantDetails};
 
 /// A tenant in JSON, as `create` prints it.
@@ -28,6 +29,7 @@ pub(super) struct TenantView {
     allow: Vec<String>,
     login: Option<String>,
     modules: Vec<ModuleView>,
+    limits: Own,
     last_used: Option<String>,
     login_count: u64,
 }
@@ -70,6 +72,7 @@ impl TenantView {
             allow: tenant.allow.iter().map(ToString::to_string).collect(),
             login: default_login(tenant).map(|login| login.login.clone()),
             modules: modules(tenant, None, proxy),
+            limits: tenant.tenant.limits.clone(),
             last_used: last_used(used),
             login_count: used.logins,
         }
@@ -117,6 +120,9 @@ pub(super) fn print_tenant(tenant: &TenantDetails, password: Option<&Secret>, pr
     }
     let logins: Vec<_> = tenant.logins.iter().map(|login| format!("{} (role {})", login.login, login.role)).collect();
     print(format_args!("logins: {}", or_dash((!logins.is_empty()).then(|| logins.join(", ")))))?;
+    if !row.limits.is_empty() {
+        print(format_args!("limits: {}", own_limits(&row.limits)?))?;
+    }
     let mut rows = table(["module", "isolation", "server", "database", "schema", "role", "status", "own limits"]);
     for placement in &tenant.placements {
         rows.add_row([
@@ -135,6 +141,16 @@ pub(super) fn print_tenant(tenant: &TenantDetails, password: Option<&Secret>, pr
         print(format_args!("  {}", url(tenant, placement.module.as_str(), password, proxy)))?;
     }
     Ok(())
+}
+
+/// What a tenant may take of its own, as `tenant limits` takes it.
+fn own_limits(limits: &Own) -> anyhow::Result<String> {
+    let object = serde_json::to_value(limits)?;
+    let words = object.as_object().into_iter().flatten().map(|(key, value)| match value.as_str() {
+        Some(text) => format!("{key}={text}"),
+        None => format!("{key}={value}"),
+    });
+    Ok(words.collect::<Vec<_>>().join(", "))
 }
 
 /// What differs from the module's settings.

@@ -10,7 +10,7 @@ use super::known::sections;
 /// Keys whose values are not shown.
 const SECRETS: [&str; 3] = ["registry.url", "http.token", "console.users"];
 /// Keys that the process looks at once, when it starts; a section's name stands for all its keys.
-const AT_START: [&str; 11] = [
+const AT_START: [&str; 10] = [
     "listen.address",
     "listen.unix_socket_dir",
     "listen.threads",
@@ -18,7 +18,6 @@ const AT_START: [&str; 11] = [
     "listen.reuse_port",
     "listen.peer_address",
     "registry",
-    "pool",
     "http.address",
     "http.tenant_labels",
     "log.format",

@@ -128,6 +128,7 @@ fn limits(config: &Config, problems: &mut Problems) {
     problems.positive("pool.connect_timeout", &pool.connect_timeout);
     problems.positive("pool.connect_concurrency", &pool.connect_concurrency);
     problems.positive("pool.queue_length_max", &pool.queue_length_max);
+    problems.positive("limits.weight", &config.limits.weight);
     problems.positive("timeouts.login", &config.timeouts.login);
 }
 

@@ -13,7 +13,7 @@ use super::environment;
 use super::error::ConfigError;
 use super::known;
 use crate::frontend::{IdentifyConfig, ListenConfig};
-use crate::{admin, console, pool, registry, session, telemetry};
+use crate::{admin, console, limits, pool, registry, session, telemetry};
 
 /// Everything that can be configured; `config/pgtenant.toml` shows it all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -27,6 +27,8 @@ pub struct Config {
     pub identify: IdentifyConfig,
     /// Backend connections.
     pub pool: pool::Config,
+    /// What one tenant may take.
+    pub limits: limits::Config,
     /// Time-outs of sessions.
     pub timeouts: session::Config,
     /// Who may use the admin console.

@@ -8,18 +8,19 @@ use toml::{Table, Value};
 use super::error::UnknownKey;
 use super::file::ReloadConfig;
 use crate::frontend::{IdentifyConfig, ListenConfig};
-use crate::{admin, console, pool, registry, session, telemetry};
+use crate::{admin, console, limits, pool, registry, session, telemetry};
 
 /// A section and its keys, in the order in which its type declares them.
 pub(super) type Section = (&'static str, &'static [&'static str]);
 
 /// Every section with its keys.
-pub(super) fn sections() -> [Section; 9] {
+pub(super) fn sections() -> [Section; 10] {
     [
         ("listen", fields::<ListenConfig>()),
         ("registry", fields::<registry::Config>()),
         ("identify", fields::<IdentifyConfig>()),
         ("pool", fields::<pool::Config>()),
+        ("limits", fields::<limits::Config>()),
         ("timeouts", fields::<session::Config>()),
         ("console", fields::<console::Config>()),
         ("http", fields::<admin::Config>()),

@@ -10,6 +10,7 @@ use super::order::{Inventory, Overrides, default_login};
 use super::provision::verifier;
 use crate::address::Network;
 use crate::auth::{Secret, Verifier};
+use crate::limits::Own;
 use crate::registry::{Admin, Lock, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
 use crate::tenant::{Alias, Login, ModuleName, RoleName, Slug, TenantId, TenantName, TenantStatus};
 
@@ -190,6 +191,18 @@ impl Control {
         self.by_id(id).await
     }
 
+    /// Lets a tenant take this much, from now on and on every proxy.
+    ///
+    /// # Errors
+    /// [`Error::NoTenant`], and the registry's, which refuses what makes no sense.
+    pub async fn set_limits(&self, name: &TenantName, limits: &Own) -> Result<TenantDetails, Error> {
+        let id = self.tenant(name).await?.tenant.id;
+        let transaction = self.registry.begin().await?;
+        transaction.set_limits(id, limits).await?;
+        transaction.commit().await?;
+        self.by_id(id).await
+    }
+
     /// Gives a tenant another name.
     ///
     /// # Errors
@@ -344,6 +357,7 @@ fn new_row(new: &NewTenant, id: TenantId) -> TenantRow {
         status: TenantStatus::Provisioning,
         sessions_end_at: None,
         default_module: new.modules.first().cloned(),
+        limits: Own::default(),
         generation: 0,
     }
 }

@@ -23,4 +23,4 @@ pub use open::{Encryption, Opened, Opening, open, turn_away};
 pub use settings::filter_settings;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

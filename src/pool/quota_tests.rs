@@ -302,7 +302,7 @@ fn a_pools_own_size_can_change_while_it_works() {
 
 #[test]
 fn lanes_take_turns_however_many_wait_in_one() {
-    let (crowd, few) = (Lane::new(Share::default(), 0), Lane::new(Share::default(), 0));
+    let (crowd, few) = (Lane::default(), Lane::default());
     let mut queue: Vec<_> = (0..500).map(|n| (crowd.join(0), n, "crowd")).collect();
     queue.extend((500..504).map(|n| (few.join(0), n, "few")));
     queue.sort_unstable();
@@ -312,7 +312,11 @@ fn lanes_take_turns_however_many_wait_in_one() {
 
 #[test]
 fn a_lane_of_three_times_the_weight_is_served_three_times_as_often() {
-    let (strong, plain) = (Lane::new(Share { weight: 3, least: 0 }, 0), Lane::new(Share { weight: 1, least: 0 }, 0));
+    let [strong, plain] = [3, 1].map(|weight| {
+        let lane = Lane::default();
+        lane.set(Share { weight, least: 0 }, 0, 0);
+        lane
+    });
     let mut queue: Vec<_> = (0..90).map(|n| (strong.join(0), n, true)).collect();
     queue.extend((90..180).map(|n| (plain.join(0), n, false)));
     queue.sort_unstable();
@@ -321,7 +325,8 @@ fn a_lane_of_three_times_the_weight_is_served_three_times_as_often() {
 
 #[test]
 fn a_lane_without_any_connection_is_served_before_those_that_have_some() {
-    let lane = Lane::new(Share { weight: 1, least: 2 }, 0);
+    let lane = Lane::default();
+    lane.set(Share { weight: 1, least: 2 }, 0, 0);
     assert_eq!([lane.join(7), lane.join(7)], [7, 7]);
     assert!(lane.join(7) > 7);
     lane.leave();

@@ -41,6 +41,8 @@ pub struct Lane {
     share: Cell<Share>,
     /// Most connections at one time; zero for as many as there are.
     most: Cell<u32>,
+    /// Most clients waiting; zero for as many as the pool lets.
+    queue_length_max: Cell<u32>,
     active: Cell<u32>,
     waiting: Cell<u32>,
     /// The place in time of the next one behind the last that has come.
@@ -48,18 +50,17 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane of this share, with at most so many connections at one time (zero: as many as there are).
-    #[must_use]
-    pub fn new(share: Share, most: u32) -> Self {
-        let lane = Self::default();
-        lane.set(share, most);
-        lane
-    }
-
-    /// Another share, another bound.
-    pub fn set(&self, share: Share, most: u32) {
+    /// Its share, how many connections it may have at one time, and how many clients may wait; zero: as many as the pool has and lets.
+    pub fn set(&self, share: Share, most: u32, queue_length_max: u32) {
         self.share.set(share);
         self.most.set(most);
+        self.queue_length_max.set(queue_length_max);
+    }
+
+    /// The bound on clients that wait, where that is reached.
+    pub(super) fn is_crowded(&self) -> Option<u32> {
+        let max = self.queue_length_max.get();
+        (max != 0 && self.waiting.get() >= max).then_some(max)
     }
 
     /// How many connections its clients have.

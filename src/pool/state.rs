@@ -129,6 +129,9 @@ impl<M: Manage> State<M> {
         if self.waiters.len() >= limits.queue_length_max as usize {
             return Err(CheckoutError::QueueFull(limits.queue_length_max));
         }
+        if let Some(max) = lane.as_ref().and_then(|lane| lane.is_crowded()) {
+            return Err(CheckoutError::QueueFull(max));
+        }
         let position = (lane.as_ref().map_or(0, |lane| lane.join(self.time)), self.fresh_id());
         let at = self.waiters.partition_point(|waiter| waiter.position < position);
         self.waiters.insert(at, Waiter { position, want, lane, since: now, passed: 0, delivery });

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::adoption::Named;
 use super::clients::Slot;
 use super::operations::Console;
+use super::seats::Seated;
 use super::worker::Command;
 use super::{Live, Shared};
 use crate::auth::{Part, SecretRef};
@@ -27,6 +28,9 @@ use crate::net::{Detached, Peer, Stream};
 use crate::protocol::{CancelKey, Protocol, Report, SqlState};
 use crate::session::{Arrival, Begin, Ticket, Visitor, say, say_after};
 use crate::tenant::{Placement, Pooling, Tenant, TenantName};
+
+/// A client's places among all, and among its tenant's.
+type Places = (Slot, Seated);
 
 /// How long a balancer may take to say who its client is.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,10 +138,10 @@ impl Login {
             encrypted: stream.tls().is_some(),
         };
         match self.ticket(claim, &mut proof, protocol, visitor).await {
-            Ok(ticket) => {
+            Ok((ticket, seat)) => {
                 metrics::counter!(crate::metrics::LOGINS).increment(1);
                 self.shared.activity.login(ticket.tenant.id);
-                self.at_home(stream, ticket, slot)
+                self.at_home(stream, ticket, (slot, seat))
             }
             Err(report) => {
                 tracing::info!(
@@ -258,7 +262,7 @@ impl Login {
         proof: &mut Proof,
         protocol: Protocol,
         visitor: Visitor,
-    ) -> Result<Ticket, Report> {
+    ) -> Result<(Ticket, Seated), Report> {
         let (shared, live, peer) = (&self.shared, &self.live, self.peer.as_str());
         let tenant = present(shared, &claim).await?;
         allowed(&tenant, visitor.peer)?;
@@ -267,6 +271,7 @@ impl Login {
             let message = format!("(PT-UNAVAILABLE) tenant \"{}\" is disabled; try again", tenant.slug);
             return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
         }
+        let seat = shared.seats.take(&tenant, live.limits.of(&tenant.limits))?;
         let settings = filter_settings(&claim.request.settings, &placement)?;
         let mut notices = Vec::new();
         if live.identify.default_tenant.is_some() {
@@ -281,7 +286,9 @@ impl Login {
             Pooling::PerTenant => (Credential::Keys(proof.keys.clone()), claim.login.role.clone()),
             Pooling::Shared => service_credential(&placement, &self.begin).await?,
         };
-        Ok(Ticket {
+        // Before the proof nobody knows whose time-out it would be.
+        let deadline = tenant.limits.login.map_or(self.deadline, |own| Instant::now() + own);
+        let ticket = Ticket {
             id: shared.next_session.fetch_add(1, Ordering::Relaxed),
             tenant,
             placement,
@@ -294,12 +301,13 @@ impl Login {
             long_key: protocol == Protocol::V3_2,
             answer: std::mem::take(&mut proof.answer),
             notices,
-            deadline: self.deadline,
-        })
+            deadline,
+        };
+        Ok((ticket, seat))
     }
 
     /// The client at the thread of its placement, if it is there; else moves it: all sessions of a pool are on one thread.
-    fn at_home(&self, client: Stream, ticket: Ticket, slot: Slot) -> Option<Box<Arrival>> {
+    fn at_home(&self, client: Stream, ticket: Ticket, places: Places) -> Option<Box<Arrival>> {
         let workers = &self.shared.workers;
         let mut hasher = DefaultHasher::new();
         let placement = &ticket.placement;
@@ -310,10 +318,10 @@ impl Login {
         let home = usize::try_from(hasher.finish() % workers.len() as u64).unwrap_or(0);
         self.shared.homes.learn(&self.from, home);
         if home == self.begin.thread_index {
-            return Some(Box::new(Arrival { client, ticket, slot: Box::new(slot) }));
+            return Some(Box::new(Arrival { client, ticket, slot: Box::new(places) }));
         }
         match client.detach() {
-            Ok(client) => workers[home].tell(arrive(Arc::clone(&self.shared), client, ticket, slot)),
+            Ok(client) => workers[home].tell(arrive(Arc::clone(&self.shared), client, ticket, places)),
             Err(error) => tracing::error!(%error, "client socket could not leave the thread of its login"),
         }
         None
@@ -440,10 +448,10 @@ fn application_name(settings: &[(String, String)]) -> String {
 }
 
 /// What a thread does with a client that has logged in on another.
-fn arrive(shared: Arc<Shared>, client: Detached, ticket: Ticket, slot: Slot) -> Command {
+fn arrive(shared: Arc<Shared>, client: Detached, ticket: Ticket, places: Places) -> Command {
     Command::Run(Box::new(move |begin| match client.attach() {
         Ok(client) => {
-            let arrival = Box::new(Arrival { client, ticket, slot: Box::new(slot) });
+            let arrival = Box::new(Arrival { client, ticket, slot: Box::new(places) });
             tokio::task::spawn_local(enter(shared, arrival, begin));
         }
         Err(error) => tracing::error!(%error, "client socket could not be moved to its thread"),

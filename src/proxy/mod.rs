@@ -10,6 +10,7 @@ mod listener;
 mod login;
 mod operations;
 mod peers;
+mod seats;
 mod settings;
 mod snapshot;
 mod view;
@@ -37,7 +38,8 @@ use self::homes::Homes;
 use self::listener::Listeners;
 use self::operations::Order;
 use self::peers::Peers;
-use self::worker::{Command, Settings, Worker};
+use self::seats::Seats;
+use self::worker::{Command, Configuration, Settings, Worker};
 use crate::auth::MockKey;
 use crate::backend::{PoolBudget, Quotas, ServerUse};
 use crate::frontend::{Encryption, IdentifyConfig, ListenConfig};
@@ -45,7 +47,7 @@ use crate::net::Detached;
 use crate::net::tls::{install_provider, server_config};
 use crate::registry::Registry;
 use crate::session::{CancelKeys, ClientState, Doing};
-use crate::{console, pool, session};
+use crate::{console, limits, pool, session};
 
 pub use adoption::Adopted;
 pub use error::Error;
@@ -78,6 +80,8 @@ pub struct Config {
     pub identify: IdentifyConfig,
     /// `[pool]`.
     pub pool: pool::Config,
+    /// `[limits]`.
+    pub limits: limits::Config,
     /// `[timeouts]`.
     pub timeouts: session::Config,
     /// `[console]`.
@@ -89,6 +93,7 @@ struct Live {
     listen: ListenConfig,
     identify: IdentifyConfig,
     pool: pool::Config,
+    limits: limits::Config,
     timeouts: session::Config,
     console: console::Config,
     tls: Option<Encryption>,
@@ -106,6 +111,8 @@ struct Shared {
     peers: Peers,
     quotas: Arc<Quotas>,
     homes: Homes,
+    budget: Arc<PoolBudget>,
+    seats: Arc<Seats>,
     workers: Vec<Worker>,
     next_session: AtomicU64,
     adoption: Adoption,
@@ -163,14 +170,14 @@ impl Proxy {
         let (met, peer_listener) = Peers::bind(config.listen.peer_address.as_deref()).await?;
         let (peers, inboxes): (Vec<_>, Vec<_>) =
             (0..threads(config.listen.threads)).map(|_| unbounded_channel()).unzip();
-        let quotas = Arc::<Quotas>::default();
+        let (quotas, budget) = (Arc::<Quotas>::default(), PoolBudget::new(config.pool.max_pools));
+        let (pool, limits, timeouts) = (config.pool, config.limits, config.timeouts);
         let settings = Settings {
             front: Handle::current(),
             engine: config.listen.engine,
-            budget: PoolBudget::new(config.pool.max_pools),
+            budget: Arc::clone(&budget),
             quotas: Arc::clone(&quotas),
-            pool: config.pool,
-            timeouts: config.timeouts,
+            configuration: Configuration { pool, limits, timeouts },
             keys: keys.clone(),
             peers,
         };
@@ -193,6 +200,8 @@ impl Proxy {
             peers: met,
             quotas,
             homes: Homes::new(workers.len()),
+            budget,
+            seats: Arc::default(),
             workers,
             next_session: AtomicU64::new(1),
             adoption: Adoption::default(),
@@ -275,7 +284,7 @@ impl Proxy {
         Ok(Prepared(Live::new(config)?))
     }
 
-    /// Puts it in place: all but the sockets, the threads and the pools, for which it takes a restart.
+    /// Puts it in place: all but the sockets and the threads, for which it takes a restart.
     pub fn apply(&self, prepared: Prepared) {
         let Prepared(mut new) = prepared;
         let old = self.shared.live.load_full();
@@ -286,12 +295,15 @@ impl Proxy {
         new.listen.engine = old.listen.engine;
         new.listen.reuse_port = old.listen.reuse_port;
         new.listen.peer_address.clone_from(&old.listen.peer_address);
-        new.pool.clone_from(&old.pool);
         let leaf = |live: &Live| live.tls.as_ref().map(|encryption| Arc::clone(&encryption.tls.certificate));
         if leaf(&new) != leaf(&old) {
             tracing::info!("new clients are shown another certificate");
         }
-        self.tell_all(|| Command::Timeouts(new.timeouts.clone()));
+        self.shared.budget.set_max(new.pool.max_pools);
+        self.tell_all(|| {
+            let (pool, limits, timeouts) = (new.pool.clone(), new.limits, new.timeouts.clone());
+            Command::Configure(Box::new(Configuration { pool, limits, timeouts }))
+        });
         self.shared.live.store(Arc::new(new));
     }
 
@@ -389,6 +401,7 @@ impl Live {
             listen: listen.clone(),
             identify: config.identify.clone(),
             pool: config.pool.clone(),
+            limits: config.limits,
             timeouts: config.timeouts.clone(),
             console: config.console.clone(),
             tls,

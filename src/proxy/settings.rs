@@ -7,7 +7,7 @@ use super::Live;
 use crate::address::Network;
 use crate::console::Setting;
 use crate::frontend::{IdentifyConfig, ListenConfig};
-use crate::{pool, session};
+use crate::{limits, pool, session};
 
 /// Every setting of the data plane.
 pub(super) fn settings(live: &Live) -> Vec<Setting> {
@@ -15,6 +15,7 @@ pub(super) fn settings(live: &Live) -> Vec<Setting> {
     all.listen(&live.listen, &ListenConfig::default());
     all.identify(&live.identify, &IdentifyConfig::default());
     all.pool(&live.pool, &pool::Config::default());
+    all.limits(&live.limits, &limits::Config::default());
     all.timeouts(&live.timeouts, &session::Config::default());
     all.0
 }
@@ -56,18 +57,26 @@ impl List {
     }
 
     fn pool(&mut self, now: &pool::Config, default: &pool::Config) {
-        self.add("pool.mode", now.mode, default.mode, false);
-        self.add("default_pool_size", now.size, default.size, false);
-        self.add("pool.size", now.size, default.size, false);
-        self.add("pool.max_pools", now.max_pools, default.max_pools, false);
-        self.time("pool.idle_timeout", now.idle_timeout, default.idle_timeout, false);
-        self.time("pool.checkout_timeout", now.checkout_timeout, default.checkout_timeout, false);
-        self.time("pool.max_lifetime", now.max_lifetime, default.max_lifetime, false);
-        self.time("pool.health_check_interval", now.health_check_interval, default.health_check_interval, false);
-        self.time("pool.connect_timeout", now.connect_timeout, default.connect_timeout, false);
-        self.add("pool.connect_concurrency", now.connect_concurrency, default.connect_concurrency, false);
-        self.add("pool.queue_length_max", now.queue_length_max, default.queue_length_max, false);
-        self.add("pool.max_prepared_statements", now.max_prepared_statements, default.max_prepared_statements, false);
+        self.add("pool.mode", now.mode, default.mode, true);
+        self.add("default_pool_size", now.size, default.size, true);
+        self.add("pool.size", now.size, default.size, true);
+        self.add("pool.max_pools", now.max_pools, default.max_pools, true);
+        self.time("pool.idle_timeout", now.idle_timeout, default.idle_timeout, true);
+        self.time("pool.checkout_timeout", now.checkout_timeout, default.checkout_timeout, true);
+        self.time("pool.max_lifetime", now.max_lifetime, default.max_lifetime, true);
+        self.time("pool.health_check_interval", now.health_check_interval, default.health_check_interval, true);
+        self.time("pool.connect_timeout", now.connect_timeout, default.connect_timeout, true);
+        self.add("pool.connect_concurrency", now.connect_concurrency, default.connect_concurrency, true);
+        self.add("pool.queue_length_max", now.queue_length_max, default.queue_length_max, true);
+        self.add("pool.max_prepared_statements", now.max_prepared_statements, default.max_prepared_statements, true);
+    }
+
+    fn limits(&mut self, now: &limits::Config, default: &limits::Config) {
+        self.add("limits.max_clients", now.max_clients, default.max_clients, true);
+        self.add("limits.connect_rate", now.connect_rate, default.connect_rate, true);
+        self.add("limits.max_connections", now.max_connections, default.max_connections, true);
+        self.add("limits.min_connections", now.min_connections, default.min_connections, true);
+        self.add("limits.weight", now.weight, default.weight, true);
     }
 
     fn timeouts(&mut self, now: &session::Config, default: &session::Config) {

@@ -1,5 +1,6 @@
 //! A relay thread: one runtime, its sessions and its pools, and the commands it takes from the rest of the process.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, Quotas, check_idle};
+use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, Quotas, Terms, check_idle};
 use crate::frontend::allowed;
 use crate::net::{Engine, EngineChoice};
 use crate::pool::Bell;
 use crate::protocol::{Report, SqlState};
 use crate::session::{self, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState};
 use crate::tenant::{Tenant, TenantId, TenantStatus};
-use crate::{pool, session::shutdown};
+use crate::{limits, pool, session::shutdown};
 
 /// How often clocks move and time-outs are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -58,8 +59,8 @@ pub(super) enum Command {
     KillSome(Held),
     /// End this session now.
     KillOne(u64),
-    /// New time-outs.
-    Timeouts(session::Config),
+    /// New settings of pools and sessions.
+    Configure(Box<Configuration>),
     /// End every session as soon as it is in no transaction.
     Drain,
     /// End every session now.
@@ -68,13 +69,20 @@ pub(super) enum Command {
     Stop,
 }
 
+/// The settings that threads have in common and that may change.
+#[derive(Clone)]
+pub(super) struct Configuration {
+    pub(super) pool: pool::Config,
+    pub(super) limits: limits::Config,
+    pub(super) timeouts: session::Config,
+}
+
 /// What all threads get.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) front: Handle,
     pub(super) engine: EngineChoice,
-    pub(super) pool: pool::Config,
-    pub(super) timeouts: session::Config,
+    pub(super) configuration: Configuration,
     pub(super) keys: CancelKeys,
     pub(super) budget: Arc<PoolBudget>,
     pub(super) quotas: Arc<Quotas>,
@@ -143,22 +151,22 @@ impl Worker {
 }
 
 async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Command>) {
-    let thread = Thread::new(settings.front, settings.timeouts);
+    let Configuration { pool, limits, timeouts } = settings.configuration;
+    let thread = Thread::new(settings.front, timeouts);
     let rung = Arc::new(AtomicBool::new(false));
     let bell = bell(Arc::clone(&rung), settings.peers[index].clone());
-    let pools = Rc::new(Pools::new(settings.budget, settings.quotas, bell));
+    let pools = Rc::new(Pools::new(settings.budget, settings.quotas, bell, Terms::new(&pool, limits)));
     let begin = Rc::new(Begin {
         thread: Rc::clone(&thread),
         thread_index: index,
         pools: Rc::clone(&pools),
-        pool: Rc::new(settings.pool),
+        pool: RefCell::new(Rc::new(pool)),
         keys: settings.keys,
         make_room: make_room(index, settings.peers),
     });
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut until_sweep = SWEEP_TICKS;
-    let health_interval = begin.pool.health_check_interval;
     let mut health = JoinSet::new();
     let mut checked_at = Instant::now();
     loop {
@@ -180,6 +188,7 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
                     until_sweep = SWEEP_TICKS;
                     thread.probe();
                     pools.sweep(tokio::time::Instant::now());
+                    let health_interval = begin.pool.borrow().health_check_interval;
                     let due = !health_interval.is_zero() && checked_at.elapsed() >= health_interval;
                     if due && ended(&mut health) {
                         checked_at = Instant::now();
@@ -276,7 +285,12 @@ fn obey(command: Command, begin: &Rc<Begin>) {
                 control.kill(shutdown());
             }
         }
-        Command::Timeouts(timeouts) => thread.set_timeouts(timeouts),
+        Command::Configure(configuration) => {
+            let Configuration { pool, limits, timeouts } = *configuration;
+            thread.set_timeouts(timeouts);
+            begin.pools.configure(Terms::new(&pool, limits));
+            begin.pool.replace(Rc::new(pool));
+        }
         Command::Drain => thread.drain(),
         Command::Kill => thread.sessions().iter().for_each(|control| control.kill(shutdown())),
         // The loop does these.
@@ -300,7 +314,7 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
         }
         return;
     };
-    begin.pools.bound(&tenant.placements);
+    begin.pools.adjust(tenant);
     for control in &concerned {
         control.ends_at.set(None);
         if allowed(tenant, control.visitor.peer).is_err() {
@@ -308,6 +322,7 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
             control.kill(Report::fatal(SqlState::ADMIN_SHUTDOWN, message));
             continue;
         }
+        control.set_latest(tenant);
         let old = &control.placement;
         let same = tenant.placement(old.module.as_str()).is_some_and(|new| new.is_same_place(old));
         if !same {

@@ -304,6 +304,7 @@ mod tests {
             allow: Vec::new(),
             default_module: None,
             placements: Vec::new(),
+            limits: crate::limits::Own::default(),
             logins: Vec::new(),
             generation,
         }

@@ -172,6 +172,7 @@ status = "active"
 aliases = ["krn:acme:client:prod-001"]
 allow = ["10.0.0.0/8", "192.0.2.1/32"]
 default_module = "operations"
+limits = { max_clients = 3, statement = "30s" }
   [[tenant.placement]]
   module = "operations"
   [[tenant.placement]]
@@ -219,6 +220,7 @@ slug = "beta"
         assert!(acme.allows("10.1.2.3".parse().ok()) && !acme.allows("192.0.2.2".parse().ok()) && !acme.allows(None));
         assert!(beta.allows(None));
         assert_eq!(acme.placement("crm").unwrap().pool_size, Some(3));
+        assert_eq!((acme.limits.max_clients, beta.limits.is_empty()), (Some(3), true));
         assert_eq!(beta.placements[0].schema.as_deref(), Some("tenant_beta"));
         assert_eq!(beta.placements[0].database.as_str(), "operations");
         assert_eq!(beta.placements[0].isolation, Isolation::Schema);

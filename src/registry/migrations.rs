@@ -36,6 +36,7 @@ const MIGRATIONS: &[Migration] = migrations![
     6 "0006_imports",
     8 "0008_instances",
     9 "0009_addresses",
+    10 "0010_limits",
 ];
 
 /// One migration, and whether the registry has it.

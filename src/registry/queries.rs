@@ -5,7 +5,7 @@ macro_rules! tenant_fields {
     () => {
         "'id', t.id, 'slug', t.slug, 'name', t.name, 'contact', t.contact, 'status', t.status,
          'sessions_end_at', extract(epoch FROM t.sessions_end_at)::pg_catalog.float8,
-         'default_module', t.default_module, 'generation', t.generation,
+         'default_module', t.default_module, 'limits', t.limits, 'generation', t.generation,
          'aliases', ARRAY(SELECT a.name FROM pgtenant.tenant_names AS a
                           WHERE a.tenant_id OPERATOR(pg_catalog.=) t.id AND a.kind OPERATOR(pg_catalog.=) 'alias' ORDER BY a.name),
          'allow', ARRAY(SELECT a.network::pg_catalog.text FROM pgtenant.tenant_addresses AS a
@@ -127,16 +127,16 @@ pub(super) const REMOVE_MODULE: &str = "DELETE FROM pgtenant.modules WHERE name 
 
 /// `$1`: the row as JSON.
 pub(super) const INSERT_TENANT: &str = "
-    INSERT INTO pgtenant.tenants (id, slug, name, contact, status, sessions_end_at, default_module)
-    SELECT r.id, r.slug, r.name, r.contact, r.status, pg_catalog.to_timestamp(r.sessions_end_at), r.default_module
+    INSERT INTO pgtenant.tenants (id, slug, name, contact, status, sessions_end_at, default_module, limits)
+    SELECT r.id, r.slug, r.name, r.contact, r.status, pg_catalog.to_timestamp(r.sessions_end_at), r.default_module, coalesce(r.limits, '{}')
     FROM pg_catalog.json_to_record($1::pg_catalog.json) AS r(id pg_catalog.uuid, slug pg_catalog.text, name pg_catalog.text,
-        contact pg_catalog.text, status pg_catalog.text, sessions_end_at pg_catalog.float8, default_module pg_catalog.text)";
+        contact pg_catalog.text, status pg_catalog.text, sessions_end_at pg_catalog.float8, default_module pg_catalog.text, limits pg_catalog.jsonb)";
 /// As [`INSERT_TENANT`].
 pub(super) const UPDATE_TENANT: &str = "
-    UPDATE pgtenant.tenants AS t SET (slug, name, contact, status, sessions_end_at, default_module)
-        = (r.slug, r.name, r.contact, r.status, pg_catalog.to_timestamp(r.sessions_end_at), r.default_module)
+    UPDATE pgtenant.tenants AS t SET (slug, name, contact, status, sessions_end_at, default_module, limits)
+        = (r.slug, r.name, r.contact, r.status, pg_catalog.to_timestamp(r.sessions_end_at), r.default_module, coalesce(r.limits, '{}'))
     FROM pg_catalog.json_to_record($1::pg_catalog.json) AS r(id pg_catalog.uuid, slug pg_catalog.text, name pg_catalog.text,
-        contact pg_catalog.text, status pg_catalog.text, sessions_end_at pg_catalog.float8, default_module pg_catalog.text)
+        contact pg_catalog.text, status pg_catalog.text, sessions_end_at pg_catalog.float8, default_module pg_catalog.text, limits pg_catalog.jsonb)
     WHERE t.id OPERATOR(pg_catalog.=) r.id";
 /// `$1`: the id, `$2`: the status, `$3`: seconds that sessions may still run, for a suspension.
 pub(super) const SET_STATUS: &str = "
@@ -144,6 +144,10 @@ pub(super) const SET_STATUS: &str = "
         sessions_end_at = CASE $2 WHEN 'suspended'
             THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => coalesce($3, 0)) END
     WHERE id OPERATOR(pg_catalog.=) $1";
+/// `$1`: the id, `$2`: the limits as JSON.
+pub(super) const SET_LIMITS: &str = "
+    UPDATE pgtenant.tenants AS t SET limits = $2::pg_catalog.jsonb
+    WHERE t.id OPERATOR(pg_catalog.=) $1 AND t.limits OPERATOR(pg_catalog.<>) $2::pg_catalog.jsonb";
 pub(super) const SET_DEFAULT_MODULE: &str =
     "UPDATE pgtenant.tenants SET default_module = $2 WHERE id OPERATOR(pg_catalog.=) $1";
 /// Its places first, while the log can still tell its slug.

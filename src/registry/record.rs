@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rows::epoch;
 use crate::address::Network;
+use crate::limits::Own;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, Login, ModuleName, Placement, PoolMode, Pooling, Server, Slug, Tenant, TenantId,
     TenantStatus,
@@ -26,6 +27,8 @@ pub(super) struct TenantRecord {
     #[serde(default)]
     allow: Vec<Network>,
     default_module: Option<ModuleName>,
+    #[serde(default)]
+    limits: Own,
     placements: Vec<PlacementRecord>,
     logins: Vec<Login>,
     generation: i64,
@@ -61,6 +64,7 @@ impl From<TenantRecord> for Tenant {
             allow: r.allow,
             aliases: r.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect(),
             default_module: r.default_module,
+            limits: r.limits,
             placements: r.placements.into_iter().map(|p| Arc::new(Placement::from(p))).collect(),
             logins: r.logins,
             generation: r.generation,
@@ -100,6 +104,7 @@ impl From<&Tenant> for TenantRecord {
             allow: t.allow.clone(),
             aliases: t.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
             default_module: t.default_module.clone(),
+            limits: t.limits.clone(),
             placements: t.placements.iter().map(|p| PlacementRecord::from(&**p)).collect(),
             logins: t.logins.clone(),
             generation: t.generation,

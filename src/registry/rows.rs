@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::address::Network;
+use crate::limits::Own;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, Login, ModuleName, PoolMode, Pooling, RoleName, ServerName, Slug, TenantId,
     TenantStatus,
@@ -133,6 +134,9 @@ pub struct TenantRow {
     pub sessions_end_at: Option<SystemTime>,
     /// The module a client gets that names none.
     pub default_module: Option<ModuleName>,
+    /// What it may take, where that is not what the proxies' configuration says.
+    #[serde(default)]
+    pub limits: Own,
     /// Raised by every change of any of its rows; what is written here does not count.
     #[serde(default)]
     pub generation: i64,

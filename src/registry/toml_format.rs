@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::contents::{Contents, Problem, Problems};
 use super::rows::{ModuleRow, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
 use crate::address::Network;
+use crate::limits::Own;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, Login, ModuleName, NameError, PoolMode, Pooling, RoleName, Server, ServerName,
     Slug, SslMode, TenantId, TenantStatus,
@@ -95,6 +96,8 @@ struct TenantEntry {
     allow: Vec<Network>,
     #[serde(skip_serializing_if = "Option::is_none")]
     default_module: Option<ModuleName>,
+    #[serde(default, skip_serializing_if = "Own::is_empty")]
+    limits: Own,
     #[serde(default, rename = "placement", skip_serializing_if = "Vec::is_empty")]
     placements: Vec<PlacementEntry>,
     #[serde(default, rename = "login", skip_serializing_if = "Vec::is_empty")]
@@ -186,6 +189,7 @@ impl TenantEntry {
             // A file has no clock: a suspension in it is one at once.
             sessions_end_at: (self.status == TenantStatus::Suspended).then_some(SystemTime::UNIX_EPOCH),
             default_module: self.default_module,
+            limits: self.limits,
             generation: 0,
         };
         let complete = |entry: PlacementEntry| entry.into_row(&tenant, modules);
@@ -277,6 +281,7 @@ impl From<&TenantDetails> for TenantEntry {
             aliases: details.aliases.clone(),
             allow: details.allow.clone(),
             default_module: row.default_module.clone(),
+            limits: row.limits.clone(),
             placements: details.placements.iter().map(PlacementEntry::from).collect(),
             logins: details.logins.iter().map(login).collect(),
         }

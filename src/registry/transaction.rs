@@ -12,6 +12,7 @@ use super::queries;
 use super::rows::{LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantRow};
 use crate::address::Network;
 use crate::fault;
+use crate::limits::Own;
 use crate::tenant::{Alias, Login, ModuleName, Pooling, Server, ServerName, TenantId, TenantStatus};
 
 /// A transaction on the registry; dropped without [`Transaction::commit`], it closes its connection and leaves nothing.
@@ -130,6 +131,16 @@ impl Transaction {
         let parameters: [Parameter<'_>; 3] =
             [(&id.0, Type::UUID), (&status.as_str(), Type::TEXT), (&grace.as_secs_f64(), Type::FLOAT8)];
         self.execute("change a tenant's status", queries::SET_STATUS, &parameters).await
+    }
+
+    /// Says what a tenant may take; `false` when it had these limits already, or there is no such tenant.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn set_limits(&self, id: TenantId, limits: &Own) -> Result<bool, RegistryError> {
+        let doing = "change a tenant's limits";
+        let parameters: [Parameter<'_>; 2] = [(&id.0, Type::UUID), (&json(doing, limits)?, Type::TEXT)];
+        self.execute(doing, queries::SET_LIMITS, &parameters).await
     }
 
     /// Says which module a client gets that names none.

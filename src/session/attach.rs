@@ -94,7 +94,7 @@ impl Relay {
 
     /// The pool was evicted or retired while this session was idle: the next look finds the one that took its place.
     async fn renew_pool(&mut self) -> Result<(), End> {
-        let pool = match self.place.finder.find().await {
+        let pool = match self.place.finder.find(&self.control.latest()).await {
             Ok(pool) => pool,
             Err(report) => return self.fail_batch(&Report { severity: Severity::Error, ..report }),
         };

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::client::Visitor;
 use crate::protocol::{Effects, Report};
@@ -46,6 +46,13 @@ impl Doing {
     }
 }
 
+/// Those time-outs that may differ from tenant to tenant.
+pub(crate) struct OwnTimeouts {
+    pub(crate) idle_in_transaction: Duration,
+    pub(crate) client_idle: Duration,
+    pub(crate) statement: Duration,
+}
+
 /// The handle of a running session: set from anywhere in its thread, read by the session when it is woken.
 pub struct Control {
     /// Its number, unique in the process.
@@ -62,6 +69,8 @@ pub struct Control {
     pub(crate) pinned_by: Cell<Effects>,
     /// When it ends, while its tenant is suspended with a grace.
     pub ends_at: Cell<Option<SystemTime>>,
+    /// The tenant as the registry has it now.
+    latest: RefCell<Arc<Tenant>>,
     doing: Cell<Doing>,
     since: Cell<Instant>,
     stalled_since: Cell<Option<Instant>>,
@@ -80,6 +89,7 @@ impl Control {
     pub fn new(id: u64, tenant: Arc<Tenant>, placement: Arc<Placement>, visitor: Visitor, now: Instant) -> Rc<Self> {
         Rc::new(Self {
             id,
+            latest: RefCell::new(Arc::clone(&tenant)),
             tenant,
             placement,
             visitor,
@@ -96,6 +106,27 @@ impl Control {
             kill: RefCell::new(None),
             waker: RefCell::new(None),
         })
+    }
+
+    /// The tenant is like this now.
+    pub fn set_latest(&self, tenant: &Arc<Tenant>) {
+        self.latest.replace(Arc::clone(tenant));
+    }
+
+    /// The tenant as it is now.
+    pub(crate) fn latest(&self) -> Arc<Tenant> {
+        Arc::clone(&self.latest.borrow())
+    }
+
+    /// What the tenant has of its own in place of these time-outs.
+    pub(crate) fn own_timeouts(&self, timeouts: &super::Config) -> OwnTimeouts {
+        let latest = self.latest.borrow();
+        let own = &latest.limits;
+        OwnTimeouts {
+            idle_in_transaction: own.idle_in_transaction.unwrap_or(timeouts.idle_in_transaction),
+            client_idle: own.client_idle.unwrap_or(timeouts.client_idle),
+            statement: own.statement.unwrap_or(timeouts.statement),
+        }
     }
 
     /// Asks for its running statement to be cancelled.

@@ -1,6 +1,7 @@
 //! From a ticket to a place: which pool, which settings at start-up, which context at every hand-over.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attach::NO_SESSION;
@@ -8,12 +9,12 @@ use super::context::Assertion;
 use super::state::{Rules, SharedRules, is_read_by};
 use super::ticket::{Begin, Ticket};
 use crate::backend::{
-    Asserted, ConnectError, Context, Credential, PoolKey, QueryError, ServerAddress, ServerPool, Servers, Terms, Want,
+    Asserted, Claims, ConnectError, Context, Credential, PoolKey, QueryError, ServerAddress, ServerPool, Servers, Want,
     digest, simple,
 };
-use crate::pool::{self, Checkout, CheckoutError, Limits, Pinning, Share};
+use crate::pool::{Checkout, CheckoutError, Pinning};
 use crate::protocol::Report;
-use crate::tenant::{Isolation, Placement, PoolMode, Pooling, quote_ident};
+use crate::tenant::{Isolation, Placement, PoolMode, Pooling, Tenant, quote_ident};
 
 /// The parameter that carries the tenant id.
 const TENANT_PARAMETER: &str = "pgtenant.tenant_id";
@@ -118,8 +119,9 @@ fn affinity(context: &Context) -> u64 {
 pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, Report> {
     let placement = &ticket.placement;
     let shared = placement.pooling == Pooling::Shared;
+    let config = Rc::clone(&begin.pool.borrow());
     let mode =
-        if ticket.replication.is_some() { PoolMode::Session } else { placement.pool_mode.unwrap_or(begin.pool.mode) };
+        if ticket.replication.is_some() { PoolMode::Session } else { placement.pool_mode.unwrap_or(config.mode) };
     let session_mode = mode == PoolMode::Session;
     let own = own_settings(ticket);
     let (startup, context) = if shared {
@@ -131,7 +133,7 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
     let affinity = affinity(&context);
     let rules = Rules {
         session_mode,
-        refuses_pins: begin.pool.pinning == Pinning::Refuse,
+        refuses_pins: config.pinning == Pinning::Refuse,
         asserted: context.settings.iter().map(|(name, _)| name.to_ascii_lowercase()).collect(),
         shared: shared.then(|| shared_rules(placement, &context)),
     };
@@ -143,22 +145,26 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
         user: ticket.server_user.clone(),
     };
     let pool_id = digest(&key);
-    let lane = shared.then(|| begin.pools.lane(&key, ticket.tenant.id, Share::default()));
-    let terms = terms(placement, &begin.pool);
-    let finder = PoolFinder { key, terms, credential: ticket.credential.clone(), begin: Rc::clone(begin) };
-    let pool = finder.find().await?;
+    let lane = shared.then(|| begin.pools.lane(&key, ticket.tenant.id, &ticket.tenant.limits));
+    let finder = PoolFinder {
+        key,
+        placement: Arc::clone(placement),
+        credential: ticket.credential.clone(),
+        begin: Rc::clone(begin),
+    };
+    let pool = finder.find(&ticket.tenant).await?;
     pool.manager().set_credential(ticket.credential.clone());
     let require_schema = if shared { None } else { placement.schema.clone() };
     let want = Want { class, affinity, startup, require_schema, lane };
     let statement_scope = digest(&(pool_id, ticket.tenant.id, class, reading(&context.settings)));
     let assertion = Assertion::new(context, shared);
-    let prepared_max = begin.pool.max_prepared_statements;
+    let prepared_max = config.max_prepared_statements;
     Ok(Place {
         pool_id,
         statement_scope,
         base_scope: statement_scope,
         prepared_max,
-        keeps_unnamed: begin.pool.keeps_unnamed(placement.module.as_str()),
+        keeps_unnamed: config.keeps_unnamed(placement.module.as_str()),
         pool,
         finder,
         want: Rc::new(want),
@@ -182,36 +188,30 @@ fn shared_rules(placement: &Placement, context: &Context) -> SharedRules {
 /// Finds a session's pool, at its beginning and when the pool it had was evicted.
 pub(crate) struct PoolFinder {
     key: PoolKey,
-    terms: Terms,
+    placement: Arc<Placement>,
     credential: Credential,
     begin: Rc<Begin>,
 }
 
 impl PoolFinder {
-    /// The pool, made if need be; an idle one of any thread is given up for it when there are as many as may be.
-    pub(super) async fn find(&self) -> Result<Rc<ServerPool>, Report> {
+    /// The pool, made if need be, with the limits that the tenant has now; an idle one of any thread is given up for it when there are as many as may be.
+    pub(super) async fn find(&self, tenant: &Tenant) -> Result<Rc<ServerPool>, Report> {
         let begin = &self.begin;
-        let make = || {
+        let make = |connect_timeout| {
             let front = begin.thread.front().clone();
-            Servers::new(&self.key, self.credential.clone(), front, begin.pool.connect_timeout)
+            Servers::new(&self.key, self.credential.clone(), front, connect_timeout)
         };
-        let full = match begin.pools.get_or_create(&self.key, self.terms, make) {
+        let placement = tenant.placements.iter().find(|placement| self.key.is_of(placement));
+        let claims = Claims::of(tenant, placement.unwrap_or(&self.placement));
+        let full = match begin.pools.get_or_create(&self.key, &claims, make) {
             Ok(pool) => return Ok(pool),
             Err(full) => full,
         };
         if !(begin.make_room)().await {
             return Err(full.report());
         }
-        begin.pools.get_or_create(&self.key, self.terms, make).map_err(|full| full.report())
+        begin.pools.get_or_create(&self.key, &claims, make).map_err(|full| full.report())
     }
-}
-
-fn terms(placement: &Placement, config: &pool::Config) -> Terms {
-    let mut limits = Limits::from(config);
-    if let Some(size) = placement.pool_size {
-        limits.size = size.max(1);
-    }
-    Terms { limits, share: Share::default(), server_max: placement.server.max_connections.unwrap_or(0) }
 }
 
 /// What pgtenant itself sets for the tenant.

@@ -192,8 +192,9 @@ impl Thread {
                 continue;
             }
             let (doing, since) = control.doing();
+            let own = control.own_timeouts(&timeouts);
             match doing {
-                Doing::IdleInTransaction if over(since, timeouts.idle_in_transaction) => control.kill(Report::fatal(
+                Doing::IdleInTransaction if over(since, own.idle_in_transaction) => control.kill(Report::fatal(
                     SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
                     "terminating connection due to idle-in-transaction timeout",
                 )),
@@ -201,11 +202,11 @@ impl Thread {
                     SqlState::IDLE_SESSION_TIMEOUT,
                     "terminating connection due to pinned-connection timeout",
                 )),
-                Doing::Idle | Doing::Pinned if over(since, timeouts.client_idle) => control.kill(Report::fatal(
+                Doing::Idle | Doing::Pinned if over(since, own.client_idle) => control.kill(Report::fatal(
                     SqlState::IDLE_SESSION_TIMEOUT,
                     "terminating connection due to idle-session timeout",
                 )),
-                Doing::Active if over(since, timeouts.statement) => {
+                Doing::Active if over(since, own.statement) => {
                     // Again only after another whole time-out: a statement may take a while to notice.
                     control.set_doing(doing, now);
                     control.cancel();

@@ -1,5 +1,6 @@
 //! What a session begins from: what the login learnt of its client, and what its thread has for all of them.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub struct Begin {
     /// Its pools.
     pub pools: Rc<Pools>,
     /// The settings of pools.
-    pub pool: Rc<pool::Config>,
+    pub pool: RefCell<Rc<pool::Config>>,
     /// All cancel keys.
     pub keys: CancelKeys,
     /// Makes room for a pool on another thread, when there are as many as may be.

@@ -96,7 +96,7 @@ async fn pools_clients_servers_and_counters_are_shown_as_pgbouncer_names_them() 
     assert_eq!((tenants.len(), tenants[0].get("clients")), (1, Some("2")));
     let config = rows(&ops, "SHOW CONFIG").await;
     let size = config.iter().find(|row| row.get("key") == Some("pool.size")).expect("the setting");
-    assert_eq!((size.get("value"), size.get("default"), size.get("changeable")), (Some("4"), Some("10"), Some("no")));
+    assert_eq!((size.get("value"), size.get("default"), size.get("changeable")), (Some("4"), Some("10"), Some("yes")));
     for topic in ["VERSION", "HELP", "DATABASES", "TOTALS", "USERS"] {
         assert!(!rows(&ops, &format!("SHOW {topic}")).await.is_empty(), "{topic}");
     }

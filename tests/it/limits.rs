@@ -15,7 +15,7 @@ use crate::support::{Tenant, Watch, Wire, World, proxy, unique, until, world};
 const SHORT: Duration = Duration::from_millis(200);
 
 /// What a client that cannot log in is told: severity, SQLSTATE, text.
-async fn refused(address: SocketAddr, tenant: &Tenant) -> (String, String, String) {
+pub(crate) async fn refused(address: SocketAddr, tenant: &Tenant) -> (String, String, String) {
     // A setting of its own: what the server reports to those with the same settings may be known already.
     let setting = format!("-c app.own={}", unique("own"));
     let startup = startup(&[("user", &tenant.user()), ("database", "crm"), ("options", &setting)]);

@@ -81,6 +81,8 @@ mod support;
 #[cfg(test)]
 mod takeover;
 #[cfg(test)]
+mod tenant_limits;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod unnamed;

@@ -216,6 +216,7 @@ async fn serve(registry_url: &str, port: Option<u16>, files: &Path) -> anyhow::R
             ..IdentifyConfig::default()
         },
         pool: crate::pool::Config::default(),
+        limits: crate::limits::Config::default(),
         timeouts: crate::session::Config::default(),
         console: crate::console::Config::default(),
     };

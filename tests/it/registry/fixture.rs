@@ -79,6 +79,7 @@ pub(super) fn tenant(slug: &str) -> TenantRow {
         status: TenantStatus::Active,
         sessions_end_at: None,
         default_module: None,
+        limits: pgtenant::limits::Own::default(),
         generation: 0,
     }
 }

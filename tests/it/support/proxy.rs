@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgtenant::net::EngineChoice;
 use pgtenant::proxy::{self, Proxy};
 use pgtenant::registry::{self, Registry};
-use pgtenant::{console, frontend, pool, session};
+use pgtenant::{console, frontend, limits, pool, session};
 use tokio_postgres::{Client, NoTls};
 
 use super::world::{Tenant, World};
@@ -29,6 +29,7 @@ pub(crate) fn settings() -> proxy::Config {
         },
         identify: frontend::IdentifyConfig::default(),
         pool: pool::Config { size: 4, ..Default::default() },
+        limits: limits::Config::default(),
         timeouts: session::Config::default(),
         console: console::Config::default(),
     }

@@ -1,0 +1,86 @@
+//! The server, with a role and a schema for each of two tenants in one database, and a directory for the proxies' files.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use nix::unistd::{Uid, User};
+use pgtenant::cluster::Cluster;
+
+pub(crate) const DATABASE: &str = "bench";
+pub(crate) const PASSWORD: &str = "bench password";
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tenant {
+    Crowd,
+    Quiet,
+}
+
+impl Tenant {
+    pub(crate) const ALL: [Self; 2] = [Self::Crowd, Self::Quiet];
+
+    /// Its slug, its role and its schema.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Crowd => "crowd",
+            Self::Quiet => "quiet",
+        }
+    }
+}
+
+/// Where everything happens.
+pub(crate) struct Place {
+    pub(crate) cluster: Cluster,
+    /// What the server stores of each tenant's password.
+    pub(crate) verifiers: [String; 2],
+    pub(crate) version: String,
+    pub(crate) dir: PathBuf,
+    /// User and group that the proxies run as, where we are root (PgBouncer refuses root).
+    pub(crate) owner: Option<(u32, u32)>,
+}
+
+impl Place {
+    /// A server that lets in hardly more than the proxies may open: one that opens more is found out.
+    pub(crate) async fn make(connections: u32) -> Result<Self> {
+        let most = (connections + 10).to_string();
+        let cluster = Cluster::builder().setting("max_connections", &most).start().await?;
+        let admin = cluster.connect("postgres").await?;
+        admin.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await?;
+        let inside = cluster.connect(DATABASE).await?;
+        let mut verifiers = [String::new(), String::new()];
+        for (tenant, verifier) in Tenant::ALL.into_iter().zip(&mut verifiers) {
+            let name = tenant.name();
+            inside.batch_execute(&format!("CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")).await?;
+            inside.batch_execute(&format!("CREATE SCHEMA {name} AUTHORIZATION {name}")).await?;
+            let stored = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1";
+            *verifier = inside.query_one(stored, &[&name]).await?.get(0);
+        }
+        let version = admin.query_one("SHOW server_version", &[]).await?.get(0);
+        let owner = if Uid::effective().is_root() { Some(unprivileged()?) } else { None };
+        let dir = cluster.socket_dir().join("proxies");
+        fs::create_dir(&dir)?;
+        if let Some((uid, gid)) = owner {
+            chown(&dir, Some(uid), Some(gid))?;
+        }
+        Ok(Self { cluster, verifiers, version, dir, owner })
+    }
+
+    /// Writes a file for the proxies.
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        if let Some((uid, gid)) = self.owner {
+            chown(&path, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    }
+}
+
+fn unprivileged() -> Result<(u32, u32)> {
+    let user = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten());
+    let user = user.context("no user \"postgres\" or \"nobody\" to run PgBouncer as")?;
+    Ok((user.uid.as_raw(), user.gid.as_raw()))
+}
