@@ -143,6 +143,19 @@ pub const WAIT_SECONDS: Family =
 /// Connections by server.
 pub const SERVER_CONNECTIONS: Family =
     Family::gauge("pgtenant_server_connections", "Server connections by server and state");
+/// The bound on these, where there is one.
+pub const SERVER_CONNECTIONS_MAX: Family =
+    Family::gauge("pgtenant_server_connections_max", "Most connections of a server, of those that have a bound");
+/// What of the bound is used.
+pub const SERVER_CONNECTIONS_USED: Family = Family::gauge(
+    "pgtenant_server_connections_used",
+    "Connections of a server until it has closed them, and those that are promised to a pool",
+);
+/// Connections that pools wait for.
+pub const SERVER_CONNECTIONS_WANTED: Family = Family::gauge(
+    "pgtenant_server_connections_wanted",
+    "Connections that pools would open if the server's bound let them",
+);
 /// Waits for a connection.
 pub const CHECKOUT_WAIT: Family =
     Family::histogram("pgtenant_checkout_wait_seconds", "How long clients waited for a server connection");

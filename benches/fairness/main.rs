@@ -4,6 +4,7 @@
 mod load;
 mod place;
 #[path = "../compare/supervised.rs"]
+#[expect(dead_code, reason = "the other benchmark asks for the server's CPU time, too")]
 mod supervised;
 mod target;
 

@@ -9,6 +9,7 @@ use super::ledger::Ledger;
 use super::plane::{Moment, Phase, Plane};
 use crate::backend::{PoolState, Totals};
 use crate::metrics;
+use crate::pool::Standing;
 use crate::registry::Registry;
 use crate::session::{Doing, SessionTimes};
 use crate::tenant::TenantId;
@@ -113,6 +114,17 @@ fn of_servers(text: &mut Exposition, moment: &Moment) {
             series.value(&[("server", server), ("state", state)], number);
         }
     }
+    // Beyond the bound on labels these are left out: no sum would mean anything.
+    let bounded: Vec<_> = moment.servers.iter().filter(|server| server.standing.most > 0).take(SERVERS_MAX).collect();
+    let mut gauge = |family, value: fn(&Standing) -> u32| {
+        let mut series = text.family(family);
+        for server in &bounded {
+            series.value(&[("server", server.name.as_str())], value(&server.standing));
+        }
+    };
+    gauge(&metrics::SERVER_CONNECTIONS_MAX, |standing| standing.most);
+    gauge(&metrics::SERVER_CONNECTIONS_USED, |standing| standing.used);
+    gauge(&metrics::SERVER_CONNECTIONS_WANTED, |standing| standing.wanted);
 }
 
 impl Kept {

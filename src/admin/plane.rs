@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use crate::backend::ServerUse;
 use crate::registry::Registry;
 use crate::session::ThreadState;
 
@@ -25,6 +26,8 @@ pub struct Moment {
     pub clients_max: u32,
     /// What each relay thread is doing.
     pub threads: Vec<ThreadState>,
+    /// How far the servers' connections are used by all of them.
+    pub servers: Vec<ServerUse>,
     /// How many more threads there are, which did not answer in time.
     pub silent_threads: usize,
 }

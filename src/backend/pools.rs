@@ -77,6 +77,12 @@ struct Entry {
     used: u64,
 }
 
+/// Where a tenant's clients wait, and what the tenant has of its own.
+struct KnownLane {
+    lane: Weak<Lane>,
+    own: Own,
+}
+
 /// How many pools all threads together may have.
 #[derive(Debug)]
 pub struct PoolBudget {
@@ -178,7 +184,7 @@ pub struct Pools {
     /// Rings when a pool has to look at its accounts.
     bell: Bell,
     /// Where clients of tenants wait that have their pools in common, by pool and tenant.
-    lanes: RefCell<HashMap<(PoolKey, TenantId), (Weak<Lane>, Own)>>,
+    lanes: RefCell<HashMap<(PoolKey, TenantId), KnownLane>>,
     terms: Cell<Terms>,
     entries: RefCell<HashMap<PoolKey, Entry>>,
     /// Drained pools that still have connections out.
@@ -213,10 +219,10 @@ impl Pools {
     pub fn lane(&self, key: &PoolKey, tenant: TenantId, own: &Own) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
         let place = (key.clone(), tenant);
-        let known = lanes.get(&place).and_then(|(lane, _)| lane.upgrade());
+        let known = lanes.get(&place).and_then(|known| known.lane.upgrade());
         let lane = known.unwrap_or_default();
         self.bound_lane(&lane, own);
-        lanes.insert(place, (Rc::downgrade(&lane), own.clone()));
+        lanes.insert(place, KnownLane { lane: Rc::downgrade(&lane), own: own.clone() });
         lane
     }
 
@@ -231,7 +237,7 @@ impl Pools {
         for (key, entry) in self.entries.borrow().iter() {
             self.bound_pool(key, &entry.pool, &entry.claims);
         }
-        for (lane, own) in self.lanes.borrow().values() {
+        for KnownLane { lane, own } in self.lanes.borrow().values() {
             lane.upgrade().iter().for_each(|lane| self.bound_lane(lane, own));
         }
     }
@@ -245,7 +251,7 @@ impl Pools {
                 self.bound_pool(key, &entry.pool, &entry.claims);
             }
         }
-        for ((_, owner), (lane, own)) in self.lanes.borrow_mut().iter_mut() {
+        for ((_, owner), KnownLane { lane, own }) in self.lanes.borrow_mut().iter_mut() {
             if *owner == tenant.id && *own != tenant.limits {
                 *own = tenant.limits.clone();
                 lane.upgrade().iter().for_each(|lane| self.bound_lane(lane, own));
@@ -405,7 +411,7 @@ impl Pools {
             kept
         });
         self.forget_retired();
-        self.lanes.borrow_mut().retain(|_, (lane, _)| lane.strong_count() > 0);
+        self.lanes.borrow_mut().retain(|_, known| known.lane.strong_count() > 0);
     }
 
     fn forget_retired(&self) {

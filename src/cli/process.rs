@@ -67,7 +67,8 @@ impl Plane for Process {
     async fn moment(&self) -> Option<Moment> {
         let view = self.view.get()?;
         let (clients, clients_max) = view.clients();
+        let servers = view.servers();
         let (threads, silent_threads) = view.threads().await;
-        Some(Moment { clients, clients_max, threads, silent_threads })
+        Some(Moment { clients, clients_max, threads, servers, silent_threads })
     }
 }

@@ -1,5 +1,6 @@
 //! A console session: simple queries in, rows out.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -10,13 +11,15 @@ use super::command::{Command, Which};
 use super::config::Role;
 use super::rows::command_complete;
 use super::show::show;
-use crate::backend::PoolState;
+use crate::backend::{PoolState, ServerUse};
+use crate::limits;
 use crate::net::Stream;
+use crate::pool::Standing;
 use crate::protocol::{
     HEADER_BYTES, Report, SqlState, authentication_ok, backend_key_data, header, parameter_status, ready_for_query,
 };
 use crate::session::ClientState;
-use crate::tenant::PoolMode;
+use crate::tenant::{PoolMode, TenantId};
 
 /// Longest message of a console client.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -53,6 +56,12 @@ pub struct View {
     pub clients: Vec<ClientState>,
     /// All pools.
     pub pools: Vec<PoolState>,
+    /// How far the servers' connections are used.
+    pub servers: Vec<ServerUse>,
+    /// How far tenants' are.
+    pub tenants: HashMap<TenantId, Standing>,
+    /// What a tenant may take of which the registry says nothing else.
+    pub limits: limits::Config,
     /// Clients on their way through login, and sessions, of at most so many.
     pub clients_used: usize,
     /// Most of them.

@@ -129,6 +129,8 @@ fn tenants(view: &View) -> Rows {
         "query_count",
         "paused",
         "disabled",
+        "max_clients",
+        "max_servers",
     ]);
     let mut known: BTreeMap<String, (String, String)> = BTreeMap::new();
     for client in &view.clients {
@@ -144,6 +146,8 @@ fn tenants(view: &View) -> Rows {
         let clients: Vec<_> = view.clients.iter().filter(|client| client.tenant.slug.as_str() == slug).collect();
         let pools: Vec<_> =
             view.pools.iter().filter(|pool| pool.key.tenant.is_some_and(|tenant| tenant.to_string() == id)).collect();
+        let standing = view.tenants.iter().find(|(tenant, _)| tenant.to_string() == id).map(|(_, standing)| standing);
+        let max_servers = standing.map_or(0, |standing| standing.most);
         rows.push(vec![
             slug.as_str().into(),
             id.into(),
@@ -157,6 +161,8 @@ fn tenants(view: &View) -> Rows {
             pools.iter().map(|pool| pool.totals.queries).sum::<u64>().into(),
             is_listed(&view.paused, &slug, "").into(),
             is_listed(&view.disabled, &slug, "").into(),
+            clients.first().map_or(view.limits, |client| view.limits.of(&client.tenant.limits)).max_clients.into(),
+            max_servers.into(),
         ]);
     }
     rows
@@ -237,10 +243,16 @@ fn databases(view: &View) -> Rows {
         "disabled",
         "tenant",
         "module",
+        "server",
+        "server_max_connections",
+        "server_connections",
+        "server_waiting",
     ]);
     for pool in &view.pools {
         let tenant = tenant_of(pool, view);
         let module = pool.key.module.as_str();
+        let server = view.servers.iter().find(|server| server.name == pool.key.address.name);
+        let standing = server.map(|server| server.standing).unwrap_or_default();
         let name = if tenant.is_empty() { module.to_owned() } else { format!("{tenant}.{module}") };
         let clients: Vec<_> = view.clients.iter().filter(|client| is_of(client, pool)).collect();
         rows.push(vec![
@@ -263,6 +275,10 @@ fn databases(view: &View) -> Rows {
             is_listed(&view.disabled, &tenant, module).into(),
             tenant.into(),
             module.into(),
+            pool.key.address.name.as_str().into(),
+            standing.most.into(),
+            standing.used.into(),
+            standing.wanted.into(),
         ]);
     }
     rows

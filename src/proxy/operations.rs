@@ -48,6 +48,9 @@ impl Operations for Console {
         View {
             clients: snapshot.clients,
             pools: snapshot.pools,
+            servers: shared.quotas.servers(),
+            tenants: shared.quotas.tenants(),
+            limits: live.limits,
             clients_used: shared.clients.count() as usize,
             clients_max: live.listen.max_clients as usize,
             uptime: shared.started.elapsed(),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::{Proxy, Shared};
+use crate::backend::ServerUse;
 use crate::session::ThreadState;
 
 /// A look at a proxy, which may have ended.
@@ -24,6 +25,12 @@ impl View {
     #[must_use]
     pub fn clients(&self) -> (u32, u32) {
         self.shared.upgrade().map_or((0, 0), |shared| (shared.clients.count(), shared.live.load().listen.max_clients))
+    }
+
+    /// How far the servers' connections are used.
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerUse> {
+        self.shared.upgrade().map(|shared| shared.quotas.servers()).unwrap_or_default()
     }
 
     /// What each thread is doing, and how many did not say so in time.

@@ -45,7 +45,11 @@ async fn refused(client: &Client, command: &str) -> (String, String) {
 async fn pools_clients_servers_and_counters_are_shown_as_pgbouncer_names_them() {
     let world = world().await;
     let tenant = world.tenant_in(&unique("shown"), &["crm", "shop"], &[]).await;
-    let proxy = proxy(world, |config| config.console.users = users()).await;
+    let proxy = proxy(world, |config| {
+        config.console.users = users();
+        config.limits.max_clients = 50;
+    })
+    .await;
     let startup = startup(&[("user", &tenant.user()), ("database", "crm"), ("application_name", "teller")]);
     let mut client = Wire::login_with(proxy.address, &startup, &tenant.password).await.expect("log in");
     let mut shop = Wire::login(proxy.address, &tenant, "shop").await;
@@ -94,6 +98,12 @@ async fn pools_clients_servers_and_counters_are_shown_as_pgbouncer_names_them() 
     assert_eq!(used.get("items"), Some("2"), "the console is no client");
     let tenants = rows(&ops, "SHOW TENANTS").await;
     assert_eq!((tenants.len(), tenants[0].get("clients")), (1, Some("2")));
+    assert_eq!((tenants[0].get("max_clients"), tenants[0].get("max_servers")), (Some("50"), Some("0")));
+    let databases = rows(&ops, "SHOW DATABASES").await;
+    let standing = ["server", "server_max_connections", "server_waiting"].map(|column| databases[0].get(column));
+    assert_eq!(standing, [Some("main"), Some("0"), Some("0")]);
+    let used = databases[0].get("server_connections").and_then(|used| used.parse::<u32>().ok());
+    assert!(used.is_some_and(|used| used > 0), "{used:?}");
     let config = rows(&ops, "SHOW CONFIG").await;
     let size = config.iter().find(|row| row.get("key") == Some("pool.size")).expect("the setting");
     assert_eq!((size.get("value"), size.get("default"), size.get("changeable")), (Some("4"), Some("10"), Some("yes")));

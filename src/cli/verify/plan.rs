@@ -193,6 +193,7 @@ impl Plan {
                 status: TenantStatus::Active,
                 sessions_end_at: None,
                 default_module: None,
+                limits: crate::limits::Own::default(),
                 generation: 0,
             },
             aliases: Vec::new(),

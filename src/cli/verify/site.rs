@@ -98,6 +98,7 @@ impl Site {
             listen: ListenConfig { address: "127.0.0.1:0".to_owned(), threads: 1, ..ListenConfig::default() },
             identify: IdentifyConfig::default(),
             pool: pool::Config { size, checkout_timeout: CHECKOUT_TIMEOUT, ..pool::Config::default() },
+            limits: crate::limits::Config::default(),
             timeouts: crate::session::Config::default(),
             console: crate::console::Config::default(),
         };

@@ -340,6 +340,7 @@ fn new_row(id: TenantId, slug: Slug) -> TenantRow {
         status: TenantStatus::Active,
         sessions_end_at: None,
         default_module: None,
+        limits: crate::limits::Own::default(),
         generation: 0,
     }
 }
