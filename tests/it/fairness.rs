@@ -97,11 +97,7 @@ async fn a_server_never_has_more_sessions_than_it_may_have() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_connection_goes_to_who_has_less_than_its_share() {
     let (world, _registry) = capped(2).await;
-    let [crowd, few, third] = [
-        world.tenant_of("crowd", &["crm"]).await,
-        world.tenant_of("few", &["crm"]).await,
-        world.tenant_of("third", &["crm"]).await,
-    ];
+    let (crowd, few) = (world.tenant_of("crowd", &["crm"]).await, world.tenant_of("few", &["crm"]).await);
     let proxy = proxy(&world, |_| {}).await;
     let mut busy = Vec::new();
     for _ in 0..2 {
@@ -109,29 +105,23 @@ async fn the_next_connection_goes_to_who_has_less_than_its_share() {
         client.query("BEGIN").await;
         busy.push(client);
     }
-    // These have logged in when there was room: what the server reports is known to their thread.
+    // What the server reports is known to their thread: they log in without a connection.
     let mut others = Vec::new();
     for _ in 0..5 {
         others.push(queue(&proxy, &crowd, "crm", "BEGIN").await);
     }
+    let wanted = standing(&proxy).wanted;
     let mut first = log_in_later(&proxy, &few);
+    until("it stands in line", async || standing(&proxy).wanted > wanted).await;
     busy.pop().expect("one of two").send(&[query("COMMIT"), terminate()].concat()).await;
     let mut one_of_few = (&mut first).await.expect("logged in");
     one_of_few.query("BEGIN").await;
     assert_eq!(waiting(&proxy, &crowd).await, 5, "nobody of the crowd went before");
     // Both have their share now: what the crowd gives back stays the crowd's.
-    let second = queue(&proxy, &few, "crm", "BEGIN").await;
+    let _second = queue(&proxy, &few, "crm", "BEGIN").await;
     busy.pop().expect("the other").send(&[query("COMMIT"), terminate()].concat()).await;
     until("one of the crowd is served", async || waiting(&proxy, &crowd).await == 4).await;
     assert_eq!(waiting(&proxy, &few).await, 1);
-    drop(second);
-    // A third has nothing at all: it gets its turn although nobody has more than its share.
-    let mut late = log_in_later(&proxy, &third);
-    while !late.is_finished() {
-        one_of_few.query("COMMIT").await;
-        one_of_few.query("BEGIN").await;
-    }
-    assert_eq!((&mut late).await.expect("logged in").ask("SELECT note FROM notes").await, third.slug);
     proxy.stop().await;
 }
 
@@ -146,7 +136,7 @@ async fn nothing_is_left_in_the_books_by_clients_that_vanish_are_killed_or_told_
     let (world, registry) = capped(1).await;
     let [one, two] = [world.tenant_of("books", &["crm"]).await, world.tenant_of("books", &["crm"]).await];
     let proxy = proxy(&world, |config| {
-        config.pool.checkout_timeout = std::time::Duration::from_secs(1);
+        config.pool.checkout_timeout = std::time::Duration::from_secs(3);
         config.pool.idle_timeout = std::time::Duration::from_millis(200);
     })
     .await;
@@ -154,9 +144,9 @@ async fn nothing_is_left_in_the_books_by_clients_that_vanish_are_killed_or_told_
     let mut known = Wire::login(proxy.address, &two, "crm").await;
     known.ask("SELECT 1").await;
     let mut busy = Wire::login(proxy.address, &one, "crm").await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         busy.query("BEGIN").await;
-        let expected = "(PT-CHECKOUT) no server connection became free in 1s";
+        let expected = "(PT-CHECKOUT) no server connection became free in 3s";
         assert_eq!(support::wire::failure(&known.query("SELECT 1").await).1, expected);
         drop(queue(&proxy, &two, "crm", "SELECT 1").await);
         let killed = queue(&proxy, &two, "crm", "SELECT 1").await;
