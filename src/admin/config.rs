@@ -10,7 +10,7 @@ use crate::auth::Secret;
 pub struct Config {
     /// Address and port of metrics and health; empty: none.
     pub address: String,
-    /// What callers must present (`Authorization: Bearer …`) for everything but `/metrics`, `/healthz` and `/readyz`.
+    /// What callers must present (`Authorization: Bearer …`) for everything but `/metrics`, `/healthz`, `/readyz` and the page.
     #[serde(deserialize_with = "secret")]
     pub token: Option<Secret>,
     /// Most tenants with a label of their own in metrics, those with the most traffic; the rest is `other`.

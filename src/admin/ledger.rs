@@ -116,7 +116,7 @@ impl Ledger {
 
 /// How much traffic it is: a query counts as much as 4 KiB.
 #[expect(clippy::cast_precision_loss, reason = "a rank needs no precision")]
-fn weight(totals: &Totals) -> f64 {
+pub(super) fn weight(totals: &Totals) -> f64 {
     totals.queries as f64 + (totals.received_bytes + totals.sent_bytes) as f64 / 4096.0
 }
 

@@ -6,10 +6,12 @@ mod exposition;
 mod guard;
 mod ledger;
 mod metrics;
+mod page;
 mod plane;
 mod ready;
 mod routes;
 mod server;
+mod state;
 mod tenants;
 
 pub use config::Config;

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use crate::backend::ServerUse;
+use crate::console;
 use crate::registry::Registry;
 use crate::session::ThreadState;
 
@@ -45,4 +46,7 @@ pub trait Plane: Send + Sync + 'static {
 
     /// What its relay threads are doing; nothing while there are none.
     fn moment(&self) -> impl Future<Output = Option<Moment>> + Send;
+
+    /// All its sessions and pools; nothing while there are none.
+    fn whole(&self) -> impl Future<Output = Option<console::View>> + Send;
 }

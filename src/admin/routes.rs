@@ -13,8 +13,10 @@ use axum::routing::get;
 
 use super::guard::{self, Guard};
 use super::metrics::Scrapes;
+use super::page::Page;
 use super::plane::Plane;
 use super::ready::readiness;
+use super::state::{Looks, state};
 use super::tenants::tenants;
 
 /// How long an answer may take to be made.
@@ -25,12 +27,17 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// All paths.
 pub(super) fn routes<P: Plane>(plane: Arc<P>, guard: &Arc<Guard>, tenants_max: usize) -> Router {
     let scrapes = Arc::new(Scrapes::new(tenants_max));
+    let page = Page::new();
     let guarded = Router::new()
+        .route("/api/state", get(state::<P>).with_state((Arc::clone(&plane), Arc::new(Looks::default()))))
         .route("/health/tenants", get(tenants::<P>))
         .with_state(Arc::clone(&plane))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /health/tenants\n") })
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "there are /, /metrics, /healthz, /readyz, /health/tenants and /api/state\n")
+        })
         .layer(from_fn_with_state(Arc::clone(guard), guard::check));
     Router::new()
+        .route("/", get(async move || page.answer()))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready::<P>))
         .route("/metrics", get(metrics::<P>).with_state((Arc::clone(&plane), scrapes)))

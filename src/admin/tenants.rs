@@ -79,10 +79,17 @@ struct PoolHealth {
     last_error: Option<LastError>,
 }
 
+/// Why connecting failed last.
 #[derive(Debug, Clone, Serialize)]
-struct LastError {
+pub(super) struct LastError {
     message: String,
     seconds_ago: f64,
+}
+
+impl LastError {
+    pub(super) fn of((message, at): &(String, Instant)) -> Self {
+        Self { message: message.clone(), seconds_ago: at.elapsed().as_secs_f64() }
+    }
 }
 
 /// Answers with the tenants that are known without asking the registry. One that was never used here may not be.
@@ -168,10 +175,6 @@ fn health(tenant: &Tenant, pools: &Places<'_>) -> TenantHealth {
 
 fn pool_health(pool: &PoolState) -> PoolHealth {
     let (stats, totals) = (&pool.stats, &pool.totals);
-    let error = |(message, at): &(String, Instant)| LastError {
-        message: message.clone(),
-        seconds_ago: at.elapsed().as_secs_f64(),
-    };
     PoolHealth {
         role: pool.key.user.clone(),
         state: match (pool.retired, pool.backing_off) {
@@ -189,6 +192,6 @@ fn pool_health(pool: &PoolState) -> PoolHealth {
         queries: totals.queries,
         received_bytes: totals.received_bytes,
         sent_bytes: totals.sent_bytes,
-        last_error: pool.last_error.as_ref().map(error),
+        last_error: pool.last_error.as_ref().map(LastError::of),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::admin::{Moment, Phase, Plane};
+use crate::console;
 use crate::proxy::{Proxy, View};
 use crate::registry::Registry;
 
@@ -70,5 +71,9 @@ impl Plane for Process {
         let servers = view.servers();
         let (threads, silent_threads) = view.threads().await;
         Some(Moment { clients, clients_max, threads, servers, silent_threads })
+    }
+
+    async fn whole(&self) -> Option<console::View> {
+        self.view.get()?.whole().await
     }
 }

@@ -5,11 +5,14 @@ mod config;
 mod rows;
 mod session;
 mod show;
+mod tally;
 
 pub use command::{Command, Which};
 pub use config::{Config, Role, User};
 pub use rows::{Rows, Value};
 pub use session::{Operations, Setting, View, serve};
+pub use show::{clients, pools};
+pub use tally::Tally;
 
 /// The database that is the console.
 pub const DATABASE: &str = "pgtenant";

@@ -1,13 +1,17 @@
 //! Answers as rows.
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut, BytesMut};
+use serde::Serialize;
 
 /// The types of columns, by their object ids.
 const INT8: u32 = 20;
 const TEXT: u32 = 25;
 
 /// A value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum Value {
     /// Text.
     Text(String),
@@ -70,6 +74,12 @@ impl Rows {
     #[must_use]
     pub fn rows(&self) -> &[Vec<Value>] {
         &self.rows
+    }
+
+    /// Each row as what its columns' names lead to.
+    pub fn into_records(self) -> impl Iterator<Item = BTreeMap<&'static str, Value>> {
+        let names = self.names;
+        self.rows.into_iter().map(|row| names.iter().copied().zip(row).collect())
     }
 
     /// Appends RowDescription and a DataRow for each row.

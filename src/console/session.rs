@@ -62,6 +62,8 @@ pub struct View {
     pub tenants: HashMap<TenantId, Standing>,
     /// What a tenant may take of which the registry says nothing else.
     pub limits: limits::Config,
+    /// How many threads did not answer in time: theirs are missing.
+    pub silent_threads: usize,
     /// Clients on their way through login, and sessions, of at most so many.
     pub clients_used: usize,
     /// Most of them.

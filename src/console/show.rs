@@ -5,10 +5,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::rows::{Rows, Value};
 use super::session::View;
+use super::tally::Tally;
 use crate::backend::{PoolState, Totals};
 use crate::protocol::{Report, SqlState};
 use crate::session::{ClientState, Doing};
-use crate::tenant::{PoolMode, Pooling};
+use crate::tenant::{PoolMode, Pooling, TenantId};
 
 /// What can be shown, and what it is.
 const TOPICS: [(&str, &str); 13] = [
@@ -40,9 +41,9 @@ pub(super) fn show(what: &str, view: &View) -> Result<Rows, Report> {
         }
         "HELP" => help(),
         "TENANTS" => tenants(view),
-        "POOLS" => pools(view),
+        "POOLS" => pools(&view.pools, view),
         "DATABASES" => databases(view),
-        "CLIENTS" => clients(view),
+        "CLIENTS" => clients(&view.clients),
         "SERVERS" => servers(view),
         "STATS" => stats(view),
         "TOTALS" => totals(view),
@@ -132,43 +133,36 @@ fn tenants(view: &View) -> Rows {
         "max_clients",
         "max_servers",
     ]);
-    let mut known: BTreeMap<String, (String, String)> = BTreeMap::new();
-    for client in &view.clients {
-        let tenant = &client.tenant;
-        known.insert(tenant.slug.to_string(), (tenant.id.to_string(), tenant.status.to_string()));
+    let mut tallies: Vec<(String, TenantId, Tally<'_>)> = Vec::new();
+    for (id, tally) in view.tallies() {
+        tallies.push((tally.tenant.map_or_else(|| id.to_string(), |tenant| tenant.slug.to_string()), id, tally));
     }
-    for pool in view.pools.iter().filter(|pool| pool.key.tenant.is_some()) {
-        let name = tenant_of(pool, view);
-        let id = pool.key.tenant.map(|id| id.to_string()).unwrap_or_default();
-        known.entry(name).or_insert((id, String::new()));
-    }
-    for (slug, (id, status)) in known {
-        let clients: Vec<_> = view.clients.iter().filter(|client| client.tenant.slug.as_str() == slug).collect();
-        let pools: Vec<_> =
-            view.pools.iter().filter(|pool| pool.key.tenant.is_some_and(|tenant| tenant.to_string() == id)).collect();
-        let standing = view.tenants.iter().find(|(tenant, _)| tenant.to_string() == id).map(|(_, standing)| standing);
-        let max_servers = standing.map_or(0, |standing| standing.most);
+    tallies.sort_by(|a, b| a.0.cmp(&b.0));
+    for (slug, id, tally) in tallies {
+        let limits = tally.tenant.map_or(view.limits, |tenant| view.limits.of(&tenant.limits));
+        let max_servers = view.tenants.get(&id).map_or(0, |standing| standing.most);
         rows.push(vec![
             slug.as_str().into(),
-            id.into(),
-            status.into(),
-            clients.len().into(),
-            clients.iter().filter(|client| has_server(client)).count().into(),
-            clients.iter().filter(|client| is_waiting(client)).count().into(),
-            pools.iter().map(|pool| pool.stats.active + pool.stats.idle).sum::<u32>().into(),
-            pools.len().into(),
-            pools.iter().map(|pool| pool.totals.transactions).sum::<u64>().into(),
-            pools.iter().map(|pool| pool.totals.queries).sum::<u64>().into(),
+            id.to_string().into(),
+            tally.tenant.map_or("", |tenant| tenant.status.as_str()).into(),
+            tally.clients.into(),
+            tally.active.into(),
+            tally.waiting.into(),
+            tally.servers.into(),
+            tally.pools.into(),
+            tally.totals.transactions.into(),
+            tally.totals.queries.into(),
             is_listed(&view.paused, &slug, "").into(),
             is_listed(&view.disabled, &slug, "").into(),
-            clients.first().map_or(view.limits, |client| view.limits.of(&client.tenant.limits)).max_clients.into(),
+            limits.max_clients.into(),
             max_servers.into(),
         ]);
     }
     rows
 }
 
-fn pools(view: &View) -> Rows {
+/// SHOW POOLS of some of the pools.
+pub fn pools<'a>(pools: impl IntoIterator<Item = &'a PoolState>, view: &View) -> Rows {
     let mut rows = Rows::new(&[
         "database",
         "user",
@@ -192,7 +186,7 @@ fn pools(view: &View) -> Rows {
         "size",
         "failing",
     ]);
-    for pool in &view.pools {
+    for pool in pools {
         let clients: Vec<_> = view.clients.iter().filter(|client| is_of(client, pool)).collect();
         let waiting = clients.iter().filter(|client| is_waiting(client)).count();
         rows.push(vec![
@@ -295,7 +289,8 @@ fn doing(client: &ClientState) -> &'static str {
     }
 }
 
-fn clients(view: &View) -> Rows {
+/// SHOW CLIENTS of some of the clients.
+pub fn clients<'a>(clients: impl IntoIterator<Item = &'a ClientState>) -> Rows {
     let mut rows = Rows::new(&[
         "type",
         "user",
@@ -322,7 +317,7 @@ fn clients(view: &View) -> Rows {
         "pinned",
     ]);
     let now = Instant::now();
-    for client in &view.clients {
+    for client in clients {
         let (address, port) = split_address(&client.visitor.address);
         let waits = if is_waiting(client) { now.saturating_duration_since(client.since) } else { Duration::ZERO };
         rows.push(vec![

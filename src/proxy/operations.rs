@@ -47,6 +47,7 @@ impl Operations for Console {
         let names = |orders: &[Order]| orders.iter().map(|order| order.name.clone()).collect();
         View {
             clients: snapshot.clients,
+            silent_threads: snapshot.silent_threads,
             pools: snapshot.pools,
             servers: shared.quotas.servers(),
             tenants: shared.quotas.tenants(),

@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
+use super::operations::Console;
 use super::{Proxy, Shared};
 use crate::backend::ServerUse;
+use crate::console::{self, Operations};
 use crate::session::ThreadState;
 
 /// A look at a proxy, which may have ended.
@@ -31,6 +33,11 @@ impl View {
     #[must_use]
     pub fn servers(&self) -> Vec<ServerUse> {
         self.shared.upgrade().map(|shared| shared.quotas.servers()).unwrap_or_default()
+    }
+
+    /// All its sessions and pools, as the console has them.
+    pub async fn whole(&self) -> Option<console::View> {
+        Some(Console(self.shared.upgrade()?).view().await)
     }
 
     /// What each thread is doing, and how many did not say so in time.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
+use pgtenant::auth::Verifier;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_postgres::SimpleQueryMessage;
 
 use crate::support::wire::{failure, query};
 use crate::support::{Child, Tenant, Wire, cluster, connect, until, world};
@@ -166,10 +168,10 @@ async fn it_is_not_ready_while_the_registry_was_never_reached() {
 async fn the_token_guards_all_but_health_and_metrics() {
     let mut child = Child::serve(world().await, GUARDED).await;
     until_ready(&child).await;
-    for open in ["/healthz", "/metrics"] {
+    for open in ["/", "/healthz", "/metrics"] {
         assert_eq!(get(&child, open).await.status, 200, "{open}");
     }
-    for guarded in ["/health/tenants", "/nowhere", "/"] {
+    for guarded in ["/health/tenants", "/api/state", "/nowhere"] {
         let refused = get(&child, guarded).await;
         assert_eq!(refused.status, 401, "{guarded}");
         assert!(refused.head.contains("www-authenticate: bearer"), "{}", refused.head);
@@ -345,6 +347,84 @@ async fn the_health_of_tenants_shows_their_places_pools_and_last_errors() {
     let all: serde_json::Value = serde_json::from_str(&all.body).expect("JSON");
     assert_eq!((all["tenants"].as_array().unwrap().len(), &all["silent_threads"]), (1, &0.into()));
     assert!(!all.to_string().contains(&tenant.password));
+    assert!(child.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_served_to_everybody_and_may_do_nothing_but_ask_its_server() {
+    let child = Child::serve(world().await, GUARDED).await;
+    until_ready(&child).await;
+    let page = get(&child, "/").await;
+    assert_eq!(page.status, 200);
+    for header in [
+        "content-type: text/html; charset=utf-8",
+        "content-security-policy: default-src 'none'; style-src 'sha256-",
+        "; script-src 'sha256-",
+        "; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n",
+        "cache-control: no-store",
+        "x-content-type-options: nosniff",
+        "referrer-policy: no-referrer",
+    ] {
+        assert!(page.head.contains(header), "{header}: {}", page.head);
+    }
+    assert!(!page.head.contains("unsafe"), "{}", page.head);
+    assert!(page.body.ends_with("</html>\n"), "all of it");
+    assert!(!page.body.contains("open sesame"));
+    assert!(child.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_is_what_the_console_shows() {
+    let world = world().await;
+    let tenant = world.tenant_of("state", &["crm"]).await;
+    let user = format!("[[console.users]]\nname = \"ops\"\nverifier = \"{}\"\n", Verifier::generate("secret", 4096));
+    let child = Child::serve(world, &format!("{ANY_PORT}[pool]\nsize = 1\n{user}")).await;
+    let mut holder = Wire::login(child.address, &tenant, "crm").await;
+    assert_eq!(failure(&holder.query("SELECT 1/0").await).0, "22012");
+    holder.query("BEGIN").await;
+    let mut waiter = Wire::login(child.address, &tenant, "crm").await;
+    waiter.send(&query("SELECT 1")).await;
+    let path = format!("/api/state?filter={}", tenant.slug.to_uppercase());
+    let state = async || -> serde_json::Value {
+        let answer = get(&child, &path).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str(&answer.body).expect("JSON")
+    };
+    until("a client that waits", async || state().await["waiting"]["total"] == 1).await;
+    let shown = state().await;
+    let mut config = login(&child, &tenant);
+    config.user("ops").password("secret").dbname("pgtenant");
+    let console = connect(&config).await.expect("connect to the console");
+    for (command, part, numbers) in [
+        ("SHOW POOLS", "pools", ["cl_active", "cl_waiting", "sv_active", "sv_idle", "size"]),
+        ("SHOW TENANTS", "tenants", ["clients", "cl_active", "cl_waiting", "servers", "query_count"]),
+    ] {
+        let messages = console.simple_query(command).await.expect("rows");
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) if row.get("tenant") == Some(&tenant.slug) => Some(row),
+            _ => None,
+        });
+        let (row, record) = (row.expect("its row"), &shown[part]["rows"][0]);
+        assert_eq!((&shown[part]["total"], &record["tenant"]), (&1.into(), &tenant.slug.as_str().into()));
+        for name in numbers {
+            assert_eq!(record[name].to_string(), row.get(name).expect("a number"), "{command}: {name}");
+        }
+    }
+    let pool = &shown["pools"]["rows"][0];
+    assert_eq!((&pool["cl_waiting"], &pool["sv_active"], &pool["size"]), (&1.into(), &1.into(), &1.into()));
+    assert_eq!((&pool["database"], &pool["query_count"]), (&tenant.place("crm", "database").into(), &2.into()));
+    assert_eq!(shown["tenants"]["rows"][0]["status"], "active");
+    assert_eq!(shown["waiting"]["rows"][0]["user"], tenant.user());
+    assert_eq!(shown["errors"], serde_json::json!([{ "class": "22", "source": "server", "count": 1.0 }]));
+    assert!(matches!(shown["engine"].as_str(), Some("epoll" | "io_uring")), "{}", shown["engine"]);
+    assert!(shown["registry"]["age_seconds"].as_f64().is_some_and(|age| age < 60.0), "{}", shown["registry"]);
+    let beyond = get(&child, &format!("{path}&tenants_from=1&pools_from=1&limit=0")).await;
+    let beyond: serde_json::Value = serde_json::from_str(&beyond.body).expect("JSON");
+    assert_eq!((&beyond["pools"]["total"], &beyond["pools"]["rows"]), (&1.into(), &serde_json::json!([])));
+    assert_eq!(beyond["tenants"]["rows"], serde_json::json!([]));
+    assert_eq!(get(&child, "/api/state?limit=many").await.status, 400);
+    holder.query("COMMIT").await;
+    waiter.until_ready().await;
     assert!(child.stop().await.success());
 }
 
