@@ -39,10 +39,18 @@ impl Admin {
     /// # Errors
     /// A malformed URL, or no connection.
     pub async fn connect(url: &str) -> Result<Self, RegistryError> {
-        let pool = Target::parse(url, CONNECT_TIMEOUT)?.pool(POOL_SIZE, CONNECT_TIMEOUT)?;
-        let admin = Self { pool };
+        let admin = Self::open(url)?;
         drop(admin.client().await?);
         Ok(admin)
+    }
+
+    /// The same without connecting yet: whether the registry can be reached shows when it is asked something.
+    ///
+    /// # Errors
+    /// A malformed URL.
+    pub fn open(url: &str) -> Result<Self, RegistryError> {
+        let pool = Target::parse(url, CONNECT_TIMEOUT)?.pool(POOL_SIZE, CONNECT_TIMEOUT)?;
+        Ok(Self { pool })
     }
 
     /// Makes or completes the registry's tables; gives the names of the migrations that this call applied. Safe to run
@@ -129,9 +137,13 @@ impl Admin {
         let after = after.map_or("", Slug::as_str);
         let status = filter.status.map(TenantStatus::as_str);
         let module = filter.module.as_ref().map(ModuleName::as_str);
+        let limit = i64::from(limit);
         let page: [Parameter<'_>; 4] =
-            [(&after, Type::TEXT), (&i64::from(limit), Type::INT8), (&status, Type::TEXT), (&module, Type::TEXT)];
-        self.read("read the tenants", queries::DETAILS_PAGE, &page).await
+            [(&after, Type::TEXT), (&limit, Type::INT8), (&status, Type::TEXT), (&module, Type::TEXT)];
+        match module {
+            None => self.read("read the tenants", queries::DETAILS_PAGE, &page[..3]).await,
+            Some(_) => self.read("read the tenants", queries::DETAILS_PAGE_OF_MODULE, &page).await,
+        }
     }
 
     /// The tenants that have places which are asked for and not there yet.

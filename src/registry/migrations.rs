@@ -34,6 +34,7 @@ const MIGRATIONS: &[Migration] = migrations![
     4 "0004_lifecycle",
     5 "0005_versions",
     6 "0006_imports",
+    7 "0007_scale",
     8 "0008_instances",
     9 "0009_addresses",
     10 "0010_limits",

@@ -69,21 +69,33 @@ pub(super) const DETAILS_BY_NAME: &str = concat!(
     " FROM pgtenant.tenant_names AS n JOIN pgtenant.tenants AS t ON t.id OPERATOR(pg_catalog.=) n.tenant_id
       WHERE n.name OPERATOR(pg_catalog.=) $1"
 );
-/// `$1`: the slug after which to go on, `$2`: how many, `$3`: only those with this status, `$4`: only those with this module.
+/// `$1`: the slug after which to go on, `$2`: how many, `$3`: only those with this status.
 pub(super) const DETAILS_PAGE: &str = concat!(
     tenant_details!(),
     " FROM pgtenant.tenants AS t WHERE t.slug OPERATOR(pg_catalog.>) $1
         AND ($3 IS NULL OR t.status OPERATOR(pg_catalog.=) $3)
-        AND ($4 IS NULL OR EXISTS (SELECT 1 FROM pgtenant.placements AS f
-            WHERE f.tenant_id OPERATOR(pg_catalog.=) t.id AND f.module OPERATOR(pg_catalog.=) $4))
       ORDER BY t.slug LIMIT $2"
 );
-/// Tenants with places that are asked for and not there yet.
+/// As [`DETAILS_PAGE`], `$4`: only those with this module. A statement of its own: under an OR, PostgreSQL would read all places.
+pub(super) const DETAILS_PAGE_OF_MODULE: &str = concat!(
+    tenant_details!(),
+    " FROM pgtenant.tenants AS t
+        JOIN pgtenant.placements AS f ON f.tenant_id OPERATOR(pg_catalog.=) t.id AND f.module OPERATOR(pg_catalog.=) $4
+      WHERE t.slug OPERATOR(pg_catalog.>) $1
+        AND ($3 IS NULL OR t.status OPERATOR(pg_catalog.=) $3)
+      ORDER BY t.slug LIMIT $2"
+);
+/// Tenants with places that are asked for and not there yet, or to be dropped and still there, and those that only wait to be activated. Both
+/// parts have indexes. Nothing is made for an archived tenant.
 pub(super) const DETAILS_UNREADY: &str = concat!(
     tenant_details!(),
-    " FROM pgtenant.tenants AS t WHERE EXISTS (
-        SELECT 1 FROM pgtenant.placements AS u
-        WHERE u.tenant_id OPERATOR(pg_catalog.=) t.id AND u.status OPERATOR(pg_catalog.<>) 'ready') ORDER BY t.slug"
+    " FROM pgtenant.tenants AS t WHERE t.id OPERATOR(pg_catalog.=) ANY (ARRAY(
+        SELECT u.tenant_id FROM pgtenant.placements AS u WHERE u.status OPERATOR(pg_catalog.<>) 'ready'
+        UNION SELECT s.id FROM pgtenant.tenants AS s WHERE s.status OPERATOR(pg_catalog.=) 'provisioning'))
+      AND (t.status OPERATOR(pg_catalog.<>) 'archived' OR EXISTS (
+        SELECT 1 FROM pgtenant.placements AS d
+        WHERE d.tenant_id OPERATOR(pg_catalog.=) t.id AND d.status OPERATOR(pg_catalog.=) 'dropping'))
+      ORDER BY t.slug"
 );
 
 pub(super) const SERVERS: &str =

@@ -5,3 +5,4 @@ mod changes;
 mod fixture;
 mod lookup;
 mod outage;
+mod scale;
