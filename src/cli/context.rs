@@ -13,6 +13,9 @@ use crate::net::tls;
 use crate::registry::{Admin, Contents};
 use crate::telemetry::{self, Log};
 
+/// The variables that name the registry.
+const REGISTRY: [&str; 3] = ["PGTENANT_REGISTRY", "PGTENANT_REGISTRY_URL", "PGTENANT_REGISTRY_FILE"];
+
 /// Flags that every command knows.
 #[derive(Debug, Args)]
 pub(super) struct Globals {
@@ -36,15 +39,23 @@ pub(super) struct Globals {
 impl Globals {
     /// The configuration: the file, the environment over it, and the flags over both.
     pub(super) fn load(&self) -> anyhow::Result<Config> {
-        let flag = self.registry.as_deref().map(|place| {
+        let flag = self.registry().map(|place| {
             let key = if is_url(place) { "PGTENANT_REGISTRY_URL" } else { "PGTENANT_REGISTRY_FILE" };
             (key.to_owned(), place.to_owned())
         });
-        let mut config = Config::load(self.config.as_deref(), environment().chain(flag)).context("configuration")?;
+        // The flag, or the variable PGTENANT_REGISTRY in its place, leaves nothing of what names the registry otherwise.
+        let others = environment().filter(|(name, _)| flag.is_none() || !REGISTRY.contains(&name.as_str()));
+        let file = self.config.as_deref().filter(|file| !file.as_os_str().is_empty());
+        let mut config = Config::load(file, others.chain(flag.clone())).context("configuration")?;
         if self.verbose > 0 {
             config.log.level = if self.verbose == 1 { "debug" } else { "trace" }.to_owned();
         }
         Ok(config)
+    }
+
+    /// The registry that is named on the command line or by its variable; an empty one counts as absent.
+    fn registry(&self) -> Option<&str> {
+        self.registry.as_deref().filter(|place| !place.is_empty())
     }
 }
 
@@ -113,8 +124,8 @@ impl Context {
     }
 
     fn registry(&self) -> anyhow::Result<String> {
-        if let Some(place) = &self.globals.registry {
-            return Ok(place.clone());
+        if let Some(place) = self.globals.registry() {
+            return Ok(place.to_owned());
         }
         if self.globals.config.is_none() && environment().all(|(name, _)| !name.starts_with("PGTENANT_REGISTRY")) {
             bail!("no registry given; say --registry URL, set PGTENANT_REGISTRY, or name it in --config FILE");

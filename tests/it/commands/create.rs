@@ -308,3 +308,37 @@ async fn check_reads_the_whole_configuration_and_a_registry_file() {
     let problems = with("[registry]\nfiel = 'tenants.toml'");
     assert!(problems[0]["problem"].as_str().unwrap().contains("registry.file"), "{problems}");
 }
+
+#[tokio::test]
+async fn the_flag_names_the_registry_before_the_variable_and_the_variable_before_the_file() {
+    let site = Site::new("precedence").await;
+    let config = site.files.path().join("pgtenant.toml");
+    std::fs::write(&config, "[registry]\nfile = 'nowhere.toml'").unwrap();
+    let config = config.to_str().unwrap();
+    let (url, elsewhere) = (site.registry.url.as_str(), "elsewhere.toml");
+    // What `check` says of the configuration and of the registry, and so what `serve` starts from.
+    let problems = |flag: Option<&str>, variables: &[(&str, &str)]| -> String {
+        let mut check = site.command(&["check", "--json", "--config", config]);
+        check.env_remove("PGTENANT_REGISTRY").envs(variables.iter().copied());
+        let output = check.args(flag.iter().flat_map(|flag| ["--registry", *flag])).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(problems(Some(url), &[("PGTENANT_REGISTRY", elsewhere)]), "[]");
+    assert_eq!(problems(None, &[("PGTENANT_REGISTRY", url)]), "[]");
+    assert_eq!(problems(None, &[("PGTENANT_REGISTRY", url), ("PGTENANT_REGISTRY_FILE", elsewhere)]), "[]");
+    assert_eq!(problems(None, &[("PGTENANT_REGISTRY_URL", url)]), "[]");
+    assert!(problems(Some(elsewhere), &[("PGTENANT_REGISTRY", url)]).contains("elsewhere.toml"));
+    assert!(problems(None, &[("PGTENANT_REGISTRY", elsewhere)]).contains("elsewhere.toml"));
+    assert!(problems(None, &[("PGTENANT_REGISTRY", "")]).contains("nowhere.toml"), "empty counts as absent");
+    // Words as libpq knows them are no file's name.
+    let cluster = support::cluster().await;
+    let words = format!(
+        "host={} port={} dbname={} user={} password={}",
+        cluster.host(),
+        cluster.port(),
+        site.registry.name,
+        cluster.superuser(),
+        cluster.password()
+    );
+    assert_eq!(problems(None, &[("PGTENANT_REGISTRY", &words)]), "[]");
+}
