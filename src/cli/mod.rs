@@ -2,6 +2,7 @@
 
 mod check;
 mod context;
+mod daemon;
 mod demo;
 mod list;
 mod login;

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::context::Globals;
+use super::daemon::Daemon;
 use super::process::Process;
 use super::reload::{FileWatch, Reloader, proxy_config};
 use super::service;
@@ -70,6 +71,7 @@ async fn serve(
     if let Some(socket) = proxy.unix_path() {
         tracing::info!(socket = %socket.display(), "listening");
     }
+    let daemon = Daemon::start(&config.registry).context("reconcile the registry")?;
     service::ready();
     let mut reloader = Reloader::new(globals, &registry, http.as_ref(), log, config);
     loop {
@@ -103,6 +105,7 @@ async fn serve(
     let drain = reloader.current().timeouts.drain;
     process.drains();
     service::stopping(drain);
+    drop(daemon);
     tokio::select! {
         () = proxy.shutdown(drain) => tracing::info!("stopped"),
         () = stopped(&mut terminate, &mut interrupt) => tracing::warn!("stopped without waiting"),

@@ -97,6 +97,12 @@ fn registry(config: &Config, problems: &mut Problems) {
     problems.positive("registry.pool_size", &registry.pool_size);
     problems.positive("registry.timeout", &registry.timeout);
     problems.positive("registry.poll_interval", &registry.poll_interval);
+    let reconciled = registry.reconcile_interval.is_zero() || registry.url.is_some();
+    problems.unless(
+        reconciled,
+        "registry.reconcile_interval",
+        "needs registry.url: a registry file is changed by nobody",
+    );
     let often = registry.poll_interval <= POLL_INTERVAL_MAX;
     problems.unless(
         often,
@@ -176,6 +182,7 @@ mod tests {
         assert_eq!(keys(""), ["registry.url"]);
         assert_eq!(keys("registry = { url = 'postgres://h/d', file = 'x' }"), ["registry.url"]);
         assert_eq!(keys("registry = { file = 'x' }"), [""; 0]);
+        assert_eq!(keys("registry = { file = 'x', reconcile_interval = '5s' }"), ["registry.reconcile_interval"]);
         assert_eq!(keys("registry = { url = 'postgres://h:port/d' }"), ["registry.url"]);
     }
 

@@ -33,6 +33,9 @@ pub struct Config {
     /// How often it is written down which tenants were used; never when zero.
     #[serde(with = "humantime_serde")]
     pub activity_interval: Duration,
+    /// How often the control plane in the serving process looks for tenants that are not provisioned yet; never when zero.
+    #[serde(with = "humantime_serde")]
+    pub reconcile_interval: Duration,
     /// Connections to the registry database.
     pub pool_size: usize,
     /// How long one registry query may take, connecting included.
@@ -52,6 +55,7 @@ impl Default for Config {
             snapshot_file: None,
             stale_max: Duration::from_secs(24 * 3600),
             activity_interval: Duration::from_secs(60),
+            reconcile_interval: Duration::ZERO,
             pool_size: 4,
             timeout: Duration::from_secs(5),
         }
@@ -70,6 +74,7 @@ impl fmt::Debug for Config {
             .field("snapshot_file", &self.snapshot_file)
             .field("stale_max", &self.stale_max)
             .field("activity_interval", &self.activity_interval)
+            .field("reconcile_interval", &self.reconcile_interval)
             .field("pool_size", &self.pool_size)
             .field("timeout", &self.timeout)
             .finish()

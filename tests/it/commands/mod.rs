@@ -2,6 +2,7 @@
 
 mod crash;
 mod create;
+mod daemon;
 mod import;
 mod life;
 mod portrait;
