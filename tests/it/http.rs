@@ -16,10 +16,10 @@ const ANY_PORT: &str = "[http]\naddress = \"127.0.0.1:0\"\n";
 const GUARDED: &str = "[http]\naddress = \"127.0.0.1:0\"\ntoken = \"open sesame\"\n";
 
 /// An answer: the status, the head as it came, and the body.
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 async fn ask(address: SocketAddr, request: &str) -> Answer {
@@ -37,7 +37,8 @@ async fn get_with(child: &Child, path: &str, headers: &str) -> Answer {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n")).await
 }
 
-async fn get(child: &Child, path: &str) -> Answer {
+/// What a path answers.
+pub(crate) async fn get(child: &Child, path: &str) -> Answer {
     get_with(child, path, "").await
 }
 

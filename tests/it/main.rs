@@ -51,6 +51,8 @@ mod migrate;
 #[cfg(test)]
 mod naive;
 #[cfg(test)]
+mod plays;
+#[cfg(test)]
 mod pooling;
 #[cfg(test)]
 mod prepared;

@@ -14,12 +14,15 @@ pub(crate) struct Site {
     pub(crate) registry: Database,
     pub(crate) files: tempfile::TempDir,
     pub(crate) name: String,
+    /// What commands find in their environment, beside the registry.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Site {
     pub(crate) async fn new(prefix: &str) -> Self {
         let registry = support::database(prefix).await;
-        let site = Self { registry, files: tempfile::tempdir().unwrap(), name: unique(prefix) };
+        let (files, environment) = (tempfile::tempdir().unwrap(), Vec::new());
+        let site = Self { registry, files, name: unique(prefix), environment };
         let cluster = support::cluster().await;
         // Roles and databases are made from the site's own database, so that a test can get in the way of its site alone.
         site.write_secret("admin", &site.registry.url);
@@ -48,6 +51,7 @@ impl Site {
         for variable in ["PGTENANT_CONFIG", "PGTENANT_PROXY"] {
             command.env_remove(variable);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
