@@ -4,13 +4,14 @@
 # make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy --chart FILE")
 # make bench-fairness   a crowd of one tenant beside another, with PgBouncer, release build   (BENCH="--crowd 500 --connections 20")
 # make bench-migrate   tenants a second over a fleet, release build                   (BENCH="--tenants 5000 --isolation database")
+# make bench-registry  how long look-ups and pages take in a big registry, release build  (BENCH="--tenants 100000")
 # make drivers  unmodified drivers and ORMs on every kind of place, and on PostgreSQL itself      (DRIVERS=--quick: three of them)
 # make lint     format and lints alone
 # make help     this
 
 CARGO ?= cargo
 
-.PHONY: help demo test postgres-18 bench bench-fairness bench-migrate drivers lint need-cargo need-postgres
+.PHONY: help demo test postgres-18 bench bench-fairness bench-migrate bench-registry drivers lint need-cargo need-postgres
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -33,6 +34,9 @@ bench-fairness: need-cargo need-postgres
 
 bench-migrate: need-cargo need-postgres
 	$(CARGO) bench --locked --bench fleet -- $(BENCH)
+
+bench-registry: need-cargo need-postgres
+	$(CARGO) bench --locked --bench registry -- $(BENCH)
 
 drivers: need-cargo need-postgres
 	@command -v python3 >/dev/null || { echo "make drivers needs python3" >&2; exit 1; }
