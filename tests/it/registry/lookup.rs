@@ -140,13 +140,13 @@ async fn what_a_client_could_plant_in_the_registry_database_is_never_run_by_a_lo
 }
 
 #[tokio::test]
-async fn a_proxy_needs_no_more_than_to_read_seven_tables() {
+async fn a_proxy_needs_no_more_than_to_read_eight_tables() {
     let (database, admin) = furnished().await;
     let acme = add(&admin, "acme").await;
     let (role, cluster) = (support::role("proxy").await, support::cluster().await);
     let grants =
         "GRANT USAGE ON SCHEMA pgtenant TO %r; GRANT SELECT ON pgtenant.servers, pgtenant.modules, pgtenant.tenants,
-        pgtenant.tenant_names, pgtenant.placements, pgtenant.logins, pgtenant.changes TO %r";
+        pgtenant.tenant_names, pgtenant.tenant_addresses, pgtenant.placements, pgtenant.logins, pgtenant.changes TO %r";
     database.admin.batch_execute(&grants.replace("%r", &role.name)).await.unwrap();
     let (host, port) = (cluster.host(), cluster.port());
     let url =
