@@ -27,4 +27,4 @@ pub use startup::{
     is_protocol_option, startup_length,
 };
 pub use statement::{StatementScan, effects_of};
-pub use tokens::deallocated;
+pub use tokens::{deallocated, names_a_moment};

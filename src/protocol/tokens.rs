@@ -175,6 +175,36 @@ fn dollar(text: &[u8]) -> (usize, Token) {
     }
 }
 
+/// Whether a string in the text may be one that date and time types read as a moment of their own each time it is parsed: `'now'`,
+/// `'today'` and their like. A false alarm is possible where strings are not looked into.
+#[must_use]
+pub fn names_a_moment(text: &[u8]) -> bool {
+    let mut tokens = Tokens::of(text);
+    loop {
+        let before = tokens.at;
+        match tokens.next() {
+            None => return false,
+            Some(Token::Literal(literal)) if has_moment(literal.as_bytes()) => return true,
+            Some(Token::Odd) => {
+                let odd = &text[before..tokens.at];
+                // An escape may spell what is not seen.
+                let has_escapes = odd.contains(&b'\\') || odd.contains(&b'&');
+                if has_escapes || has_moment(odd) {
+                    return true;
+                }
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn has_moment(literal: &[u8]) -> bool {
+    const MOMENTS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    literal
+        .split(|byte| !byte.is_ascii_alphabetic())
+        .any(|word| MOMENTS.iter().any(|moment| moment.eq_ignore_ascii_case(word)))
+}
+
 /// A word without quotes; empty where there is none.
 pub(super) fn word_at(tokens: &[Token], at: usize) -> &str {
     match tokens.get(at) {

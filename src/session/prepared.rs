@@ -11,7 +11,7 @@ use super::names::{Names, Statement, Statements, name_is_reserved};
 use super::relay::{Relay, Unnamed};
 use crate::backend::{Preparation, PreparedSet, StatementId};
 use crate::protocol::{
-    Answer, Effects, HEADER_BYTES, Header, Owed, Pending, Refusal, cstring, deallocated, effects_of,
+    Answer, Effects, HEADER_BYTES, Header, Owed, Pending, Refusal, cstring, deallocated, effects_of, names_a_moment,
 };
 
 /// Longest name: PostgreSQL's own bound, beyond which it cuts names off.
@@ -186,7 +186,8 @@ impl Relay {
         let keeps = is_safe
             && is_keepable(text)
             && self.thread.statements.borrow_mut().comes_often(self.place.statement_scope, body)
-            && effects_of(text).is_empty();
+            && effects_of(text).is_empty()
+            && !names_a_moment(text);
         if !keeps {
             // It is the server's own affair, and no longer what the name stood for.
             self.names.take(b"");

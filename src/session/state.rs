@@ -489,7 +489,7 @@ pub(super) fn changes_schema(text: &[u8]) -> bool {
 
 /// Whether what a text means, once it is parsed, depends on this parameter: its constants above all.
 pub(super) fn is_read_by(name: &str) -> bool {
-    const READING: [&str; 8] = [
+    const READING: [&str; 12] = [
         "search_path",
         "timezone",
         "datestyle",
@@ -498,6 +498,10 @@ pub(super) fn is_read_by(name: &str) -> bool {
         "lc_monetary",
         "xmloption",
         "transform_null_equals",
+        "array_nulls",
+        "bytea_output",
+        "extra_float_digits",
+        "timezone_abbreviations",
     ];
     READING.iter().any(|known| known.eq_ignore_ascii_case(name))
 }

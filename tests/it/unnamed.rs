@@ -153,6 +153,26 @@ async fn parameters_types_and_settings_make_another_statement() {
         both.say(&query(&format!("SET TimeZone = '{zone}'"))).await;
         both.warm(zoned).await;
     }
+    // Constants that are made into texts once and for all, when the statement is parsed or its plan is made.
+    let folded = "SELECT 0.1::float4::float8::text, '\\x41'::bytea::text, array_to_string('{NULL}'::text[], ',', '?')";
+    for set in
+        ["extra_float_digits = -5", "bytea_output = escape", "array_nulls = off", "timezone_abbreviations = 'India'"]
+    {
+        both.say(&query(&format!("SET {set}"))).await;
+        both.warm(folded).await;
+    }
+    both.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_string_that_means_the_present_moment_is_not_kept() {
+    let mut both = Both::new("unnamed_moment").await;
+    let moments = ["'now'", "' Today '", "e'to\\x64ay'", "U&'\\006eow'", "$$yesterday$$", "'tomorrow 12:00'"];
+    for moment in moments {
+        both.warm(&format!("SELECT {moment}::timestamptz > '2000-01-01'")).await;
+        both.warm(&format!("SELECT 'unknown', now() > '2000-01-01', {moment}::timestamptz IS NULL")).await;
+    }
+    assert_eq!(both.kept().await, 0);
     both.stop().await;
 }
 
