@@ -43,7 +43,7 @@ pub(super) async fn list(context: &Context, list: List) -> Result<(), Failure> {
         None => (!context.json()).then_some(TABLE_ROWS),
     };
     let filter = Filter { status: list.status, module: list.module };
-    let mut pages = Pages { source: &source, filter, after: list.after, left: limit };
+    let mut pages = Pages { source: &source, filter, after: list.after, left: limit, is_over: false };
     if context.json() {
         return print_array(context, &mut pages).await;
     }
@@ -54,6 +54,7 @@ pub(super) async fn list(context: &Context, list: List) -> Result<(), Failure> {
     }
     print_table(&tenants, &uses)?;
     if pages.left == Some(0)
+        && !pages.is_over
         && let Some(last) = tenants.last()
     {
         let slug = &last.tenant.slug;
@@ -79,6 +80,8 @@ struct Pages<'a> {
     after: Option<Slug>,
     /// How many may still come; any number when absent.
     left: Option<u32>,
+    /// None come after those that have been read.
+    is_over: bool,
 }
 
 type Page = (Vec<TenantDetails>, HashMap<TenantId, Activity>);
@@ -86,7 +89,7 @@ type Page = (Vec<TenantDetails>, HashMap<TenantId, Activity>);
 impl Pages<'_> {
     async fn next(&mut self) -> Result<Option<Page>, Failure> {
         let size = self.left.map_or(PAGE, |left| left.min(PAGE));
-        if size == 0 {
+        if size == 0 || self.is_over {
             return Ok(None);
         }
         let page = self.source.page(&self.filter, self.after.as_ref(), size).await?;
@@ -94,8 +97,8 @@ impl Pages<'_> {
         self.after = Some(last.tenant.slug.clone());
         let came = u32::try_from(page.len()).unwrap_or(u32::MAX);
         // A page that is not full is the last.
-        self.left =
-            if came < size { Some(0).filter(|_| self.left.is_some()) } else { self.left.map(|left| left - came) };
+        self.is_over = came < size;
+        self.left = self.left.map(|left| left.saturating_sub(came));
         let uses = self.source.activity(&page).await?;
         Ok(Some((page, uses)))
     }

@@ -110,5 +110,7 @@ async fn tenants_are_listed_page_by_page_and_by_what_they_are() {
     let (table, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(table.lines().filter(|line| line.contains("suspended")).count(), 199);
     assert!(said.contains("--after t0199"), "{said}");
+    let few = site.run(&["tenant", "list", "--after", "t1100"]);
+    assert!(!String::from_utf8(few.stderr).unwrap().contains("more"), "a hundred are not cut off");
     assert!(site.ok(&["tenant", "list", "--limit", "0"]).contains("t1200"));
 }
