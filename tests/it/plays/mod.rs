@@ -3,6 +3,7 @@
 mod f;
 mod m;
 mod p;
+mod s;
 
 use std::process::Stdio;
 
