@@ -4,7 +4,7 @@ use pgtenant::registry::{Admin, Config, Filter, Registry};
 use pgtenant::tenant::{ModuleName, Slug, TenantName, TenantStatus};
 use tokio_postgres::Client;
 
-use crate::support::{database, until};
+use crate::support::{cluster, database, until};
 
 /// As commands would have written them, without the triggers that keep single writers honest.
 const FILL: &str = "
@@ -39,8 +39,9 @@ async fn no_table_that_grows_with_the_number_of_tenants_is_ever_read_from_end_to
     let database = database("scale").await;
     let admin = Admin::connect(&database.url).await.unwrap();
     admin.init().await.unwrap();
-    database.admin.batch_execute(FILL).await.unwrap();
-    // Every session's counts are told when it ends.
+    let filler = cluster().await.connect(&database.name).await.unwrap();
+    filler.batch_execute(FILL).await.unwrap();
+    // Every session's counts are told when it ends, and the observer's own at some time.
     let settled = async |what: &str, least: i64| {
         until(what, async || reads(&database.admin).await.1 >= least).await;
         reads(&database.admin).await
@@ -48,7 +49,7 @@ async fn no_table_that_grows_with_the_number_of_tenants_is_ever_read_from_end_to
     let sessions =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'";
     let alone = async || database.admin.query_one(sessions, &[]).await.unwrap().get::<_, i64>(0) == 1;
-    drop(admin);
+    drop((admin, filler));
     until("its sessions have ended", alone).await;
     let (whole, by_name) = settled("the filling is told", 0).await;
 
