@@ -2,6 +2,7 @@
 
 mod chart;
 mod copy;
+mod cpu;
 mod pgbench;
 mod place;
 mod report;

@@ -11,7 +11,7 @@ use nix::unistd::{Uid, User};
 use pgtenant::cluster::Cluster;
 
 use crate::Options;
-use crate::supervised::family_cpu;
+use crate::cpu::family_cpu;
 
 pub(crate) const DATABASE: &str = "bench";
 pub(crate) const ROLE: &str = "bench";

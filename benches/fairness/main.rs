@@ -1,10 +1,12 @@
 //! What a crowd of one tenant does to another's latency on a server that has only so many connections for both, through pgtenant and
 //! through PgBouncer: `make bench-fairness`.
 
+#[path = "../compare/cpu.rs"]
+#[expect(dead_code, reason = "the other benchmark asks for the server's CPU time, too")]
+mod cpu;
 mod load;
 mod place;
 #[path = "../compare/supervised.rs"]
-#[expect(dead_code, reason = "the other benchmark asks for the server's CPU time, too")]
 mod supervised;
 mod target;
 

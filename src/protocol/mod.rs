@@ -8,6 +8,7 @@ mod parameters;
 mod pending;
 mod proxy_header;
 mod report;
+mod schema;
 mod sqlstate;
 mod startup;
 mod statement;
@@ -21,6 +22,7 @@ pub use parameters::{How, Parameters, Touch, parameters_of, path};
 pub use pending::{Answer, Fate, Owed, Pending, Refusal};
 pub use proxy_header::{PROXY_HEADER_BYTES, ProxyHeader, ProxyHeaderError};
 pub use report::{Report, Severity};
+pub use schema::changes_schema;
 pub use sqlstate::SqlState;
 pub use startup::{
     Announced, CancelKey, Protocol, STARTUP_BYTES_MAX, STARTUP_HEADER_BYTES, Startup, StartupError, encode_negotiation,

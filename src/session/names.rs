@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use hashbrown::HashTable;
 
-use super::state::{Left, changes_schema};
+use super::state::Left;
 use crate::backend::{PreparedSet, StatementId};
-use crate::protocol::{Answer, Owed, cstring, effects_of};
+use crate::protocol::{Answer, Owed, changes_schema, cstring, effects_of};
 
 /// How the names of statements on servers begin.
 const NAME_PREFIX: &str = "pgtenant_";

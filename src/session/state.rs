@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::settings::Settings;
-use crate::protocol::{Effects, How, Parameters, Refusal, Touch, parameters_of};
+use crate::protocol::{Effects, How, Parameters, Refusal, Touch, changes_schema, parameters_of};
 
 /// Whose rights a session has.
 const ROLE: &str = "role";
@@ -474,17 +474,6 @@ enum Meaning {
     Same,
     /// A statement may have changed the schema.
     Doubtful,
-}
-
-/// Whether a statement may make, change or drop what other texts name: a false alarm costs parsing them once more.
-pub(super) fn changes_schema(text: &[u8]) -> bool {
-    let has = |word: &[u8]| {
-        let (lower, upper) = (word[0], word[0].to_ascii_uppercase());
-        memchr::memchr2_iter(lower, upper, text)
-            .any(|at| text.get(at..at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word)))
-    };
-    let inserts = text.trim_ascii_start().get(..6).is_some_and(|first| first.eq_ignore_ascii_case(b"insert"));
-    has(b"create") || has(b"alter") || has(b"drop") || has(b"import") || (has(b"into") && !inserts) || has(b"do ")
 }
 
 /// Whether what a text means, once it is parsed, depends on this parameter: its constants above all.
