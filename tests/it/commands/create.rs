@@ -59,7 +59,19 @@ async fn show_and_list_know_a_tenant_by_any_of_its_names_and_never_its_password(
     let shown = site.json(&["tenant", "show", &slug, "--proxy", "db.example.com:5432"]);
     assert_eq!(
         keys(&shown),
-        ["aliases", "allow", "last_used", "login", "login_count", "modules", "name", "slug", "status", "tenant_id"]
+        [
+            "aliases",
+            "allow",
+            "last_used",
+            "limits",
+            "login",
+            "login_count",
+            "modules",
+            "name",
+            "slug",
+            "status",
+            "tenant_id"
+        ]
     );
     assert_eq!(shown["aliases"], serde_json::json!(["krn:a"]));
     assert_eq!((shown["status"].as_str(), shown["name"].as_str()), (Some("active"), Some("Acme")));
