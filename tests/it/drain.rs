@@ -96,7 +96,7 @@ async fn a_reload_applies_to_running_sessions_and_a_broken_file_changes_nothing(
     child.signal(Signal::SIGHUP);
     assert!(child.logged("not reloaded").await.contains("client_idle"), "the nearest key is named");
     assert_eq!(client.ask("SELECT 'still here'").await, "still here");
-    child.configure("[pool]\nsize = 3\n[timeouts]\nclient_idle = \"500ms\"");
+    child.configure("[log]\nformat = \"json\"\n[timeouts]\nclient_idle = \"500ms\"");
     child.signal(Signal::SIGHUP);
     child.logged("takes effect only after a restart").await;
     child.logged("reloaded").await;
