@@ -35,7 +35,7 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) async fn make(options: &Options) -> Result<Self> {
         let cluster = Cluster::builder()
-            .setting("max_connections", "300")
+            .setting("max_connections", "600")
             .setting("shared_buffers", "256MB")
             .setting("autovacuum", "off")
             .start()
