@@ -258,11 +258,14 @@ pub(super) const RECORD_VERSIONS: &str = "
 
 /// `$1`: the tenants, `$2`: how many seconds ago each was last used, `$3`: how often each was logged in to since it was told last.
 pub(super) const RECORD_ACTIVITY: &str = "SELECT pgtenant.record_activity($1, $2, $3)";
-/// `$1`: the tenants.
+/// `$1`: the tenants. The limit makes each one be looked up: for a page of them PostgreSQL would rather read the whole table.
 pub(super) const ACTIVITY: &str = "
     SELECT pg_catalog.json_build_object('tenant_id', a.tenant_id, 'last_used', extract(epoch FROM a.last_used_at)::pg_catalog.float8,
         'logins', a.logins)::pg_catalog.text
-    FROM pgtenant.activity AS a WHERE a.tenant_id OPERATOR(pg_catalog.=) ANY ($1)";
+    FROM pg_catalog.unnest($1::pg_catalog.uuid[]) AS wanted(id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM pgtenant.activity AS a WHERE a.tenant_id OPERATOR(pg_catalog.=) wanted.id LIMIT 1
+    ) AS a";
 
 /// `$1`: an instance, `$2`: where it is. The addresses of the others.
 pub(super) const MEET: &str = "SELECT a.address FROM pgtenant.meet_instances($1, $2) AS a(address)";
