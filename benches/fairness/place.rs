@@ -42,9 +42,9 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A server that lets in hardly more than the proxies may open: one that opens more is found out.
+    /// A server with room for what each of the three proxies may open and keeps, and for hardly more.
     pub(crate) async fn make(connections: u32) -> Result<Self> {
-        let most = (connections + 10).to_string();
+        let most = (3 * connections + 10).to_string();
         let cluster = Cluster::builder().setting("max_connections", &most).start().await?;
         let admin = cluster.connect("postgres").await?;
         admin.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await?;
