@@ -49,6 +49,7 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
         plans::CHECKS,
         signals::CHECKS,
         catalogs::CHECKS,
+        identity::LAST,
     ];
     groups.into_iter().flatten()
 }

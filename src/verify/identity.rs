@@ -15,8 +15,11 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("SET SESSION AUTHORIZATION", Wall::Everywhere, |scene| Box::pin(become_another(scene, AUTHORIZATION))),
     Check::new("rights and roles given to oneself", Wall::Everywhere, |scene| Box::pin(attempt(scene, RIGHTS))),
     Check::new("powers of the connection's role", Wall::Everywhere, |scene| Box::pin(powers(scene))),
-    Check::new("ALTER ROLE SET on the connection's own role", Wall::Hostile, |scene| Box::pin(own_role(scene))),
 ];
+
+/// Comes after all others: connections that were opened while the role had such settings keep them, and stay in the pools.
+pub(super) const LAST: &[Check] =
+    &[Check::new("ALTER ROLE SET on the connection's own role", Wall::Hostile, |scene| Box::pin(own_role(scene)))];
 
 const ROLE: &[Attempt] = &[
     Look("SET ROLE {role}"),
