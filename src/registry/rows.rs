@@ -142,6 +142,24 @@ pub struct TenantRow {
     pub generation: i64,
 }
 
+impl TenantRow {
+    /// An active tenant that has its slug for a name, and nothing else.
+    #[must_use]
+    pub fn new(id: TenantId, slug: Slug) -> Self {
+        Self {
+            id,
+            name: slug.to_string(),
+            slug,
+            contact: None,
+            status: TenantStatus::Active,
+            sessions_end_at: None,
+            default_module: None,
+            limits: Own::default(),
+            generation: 0,
+        }
+    }
+}
+
 /// Whether a place is there yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

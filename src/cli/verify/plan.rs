@@ -8,7 +8,7 @@ use super::super::output::remark;
 use crate::auth::Secret;
 use crate::control::{DEFAULT_LOGIN, Inventory, Overrides, Place, ProbeRun, generate_password, verifier};
 use crate::registry::{Contents, ModuleRow, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
-use crate::tenant::{DatabaseName, Isolation, Login, ModuleName, Pooling, RoleName, Server, ServerName, TenantStatus};
+use crate::tenant::{DatabaseName, Isolation, Login, ModuleName, Pooling, RoleName, Server, ServerName};
 use crate::verify;
 
 /// The two tenants: who has something to lose, and who is after it.
@@ -185,17 +185,7 @@ impl Plan {
                 role: format!("{slug}_app"),
                 verifier: Some(self.verifiers[at].clone()),
             }],
-            tenant: TenantRow {
-                id: run.tenant_id(letter),
-                name: slug.to_string(),
-                slug,
-                contact: None,
-                status: TenantStatus::Active,
-                sessions_end_at: None,
-                default_module: None,
-                limits: crate::limits::Own::default(),
-                generation: 0,
-            },
+            tenant: TenantRow::new(run.tenant_id(letter), slug),
             aliases: Vec::new(),
             placements,
         })

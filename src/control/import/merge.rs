@@ -147,7 +147,7 @@ impl<'a> Merge<'a> {
         };
         let id = known.map(|known| known.tenant.id).or_else(|| group.ids().first().copied());
         let mut wanted = known.cloned().unwrap_or_else(|| TenantDetails {
-            tenant: new_row(id.unwrap_or_else(|| TenantId(Uuid::now_v7())), slug.clone()),
+            tenant: TenantRow::new(id.unwrap_or_else(|| TenantId(Uuid::now_v7())), slug.clone()),
             aliases: Vec::new(),
             allow: Vec::new(),
             placements: Vec::new(),
@@ -330,17 +330,3 @@ impl<'a> Merge<'a> {
 
 /// Longest name of a tenant, in characters.
 const NAME_MAX: usize = 1000;
-
-fn new_row(id: TenantId, slug: Slug) -> TenantRow {
-    TenantRow {
-        id,
-        name: slug.to_string(),
-        slug,
-        contact: None,
-        status: TenantStatus::Active,
-        sessions_end_at: None,
-        default_module: None,
-        limits: crate::limits::Own::default(),
-        generation: 0,
-    }
-}
