@@ -14,7 +14,8 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| Verifier::generate(PASSWO
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let mut client = Client::new(Credential::Password(Secret::new(PASSWORD.to_owned())), None);
     let mechanism = client.mechanism(&[SCRAM_SHA_256]).expect("a mechanism");
-    let (server, first) = Server::new(&VERIFIER, true, None).start(mechanism, &client.first()).expect("a first message");
+    let (server, first) =
+        Server::new(&VERIFIER, true, None).start(mechanism, &client.first()).expect("a first message");
     let (last, keys) = server.finish(&client.update(&first).expect("a proof")).expect("the right password");
     client.finish(&last).expect("the right server");
     keys

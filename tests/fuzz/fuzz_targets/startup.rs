@@ -11,7 +11,8 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use pgtenant::frontend::{Directory, IdentifyConfig, identify};
 use pgtenant::protocol::{
-    Announced, CancelKey, PROXY_HEADER_BYTES, ProxyHeader, STARTUP_BYTES_MAX, STARTUP_HEADER_BYTES, Startup, parse_options,
+    Announced, CancelKey, PROXY_HEADER_BYTES, ProxyHeader, STARTUP_BYTES_MAX, STARTUP_HEADER_BYTES, Startup,
+    parse_options,
 };
 use pgtenant::tenant::{Tenant, TenantName};
 
