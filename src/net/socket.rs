@@ -1,11 +1,12 @@
 //! The operating system's sockets, TCP and Unix, behind one type.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -18,6 +19,32 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Questions without an answer after which the connection counts as dead.
 const KEEPALIVE_RETRIES: u32 = 6;
+
+/// What the kernel knows of the other end, whatever is still to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerState {
+    /// As far as is known, there.
+    There,
+    /// It sends nothing more. Whether it still listens only a write would tell.
+    HalfClosed,
+    /// Gone altogether.
+    Gone,
+}
+
+impl PeerState {
+    fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
+        poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        let told = asked[0].revents();
+        Ok(if told.intersects(PollFlags::HUP | PollFlags::ERR) {
+            Self::Gone
+        } else if told.contains(PollFlags::RDHUP) {
+            Self::HalfClosed
+        } else {
+            Self::There
+        })
+    }
+}
 
 /// A connected socket, registered with the runtime it was made in.
 #[derive(Debug)]
@@ -121,6 +148,14 @@ impl Socket {
             *self = Self::Ring(RingSocket::new(self.duplicate()?)?);
         }
         Ok(())
+    }
+
+    pub(super) fn peer_state(&self) -> io::Result<PeerState> {
+        match self {
+            Self::Tcp(socket) => PeerState::of(socket.as_fd()),
+            Self::Unix(socket) => PeerState::of(socket.as_fd()),
+            Self::Ring(socket) => socket.ask(PeerState::of),
+        }
     }
 
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::record::{self, TlsInfo, TlsSession};
-use super::socket::{BareSocket, Socket, set_options};
+use super::socket::{BareSocket, PeerState, Socket, set_options};
 use super::tls::ServerTls;
 
 /// Who is at the other end.
@@ -162,6 +162,16 @@ impl Stream {
         match &mut self.layer {
             Layer::Plain(socket) => socket.poll_read_ready(cx),
             Layer::Tls(socket, tls) => tls.poll_read_ready(socket, cx),
+        }
+    }
+
+    /// What the kernel knows of the other end, whatever is still to be read: one system call.
+    ///
+    /// # Errors
+    /// The kernel's, when it is short of memory.
+    pub fn peer_state(&self) -> io::Result<PeerState> {
+        match &self.layer {
+            Layer::Plain(socket) | Layer::Tls(socket, _) => socket.peer_state(),
         }
     }
 

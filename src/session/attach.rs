@@ -1,6 +1,7 @@
 //! Taking a server connection for a session and giving it back.
 
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use super::control::Doing;
 use super::error;
 use super::inquiry::Inquiry;
+use super::probe::probe_waiting;
 use super::relay::{Discard, End, Link, Relay, Unnamed, UnnamedState};
 use super::settings::Settled;
 use crate::backend::{Asserted, Servers, cancel};
@@ -33,6 +35,7 @@ enum Waited<T> {
     Done(T),
     Canceled,
     Ended(Report),
+    Left(io::Error),
 }
 
 impl Relay {
@@ -70,6 +73,12 @@ impl Relay {
                 if let Some(last_word) = self.control.take_kill() {
                     return Poll::Ready(Waited::Ended(last_word));
                 }
+                let own = &mut self.down.own;
+                if self.control.take_probe()
+                    && let Some(error) = probe_waiting(&mut self.client, own, (&self.place, &self.thread), cx)
+                {
+                    return Poll::Ready(Waited::Left(error));
+                }
                 if self.control.is_draining() {
                     return Poll::Ready(Waited::Ended(error::shutdown()));
                 }
@@ -89,6 +98,7 @@ impl Relay {
             Waited::Done(Err(failure)) => self.fail_batch(&error::checkout(&failure, Severity::Error)),
             Waited::Canceled => self.fail_batch(&error::canceled()),
             Waited::Ended(last_word) => Err(End::Refused(last_word)),
+            Waited::Left(error) => Err(End::ClientLost(error)),
         }
     }
 

@@ -46,6 +46,9 @@ impl Doing {
     }
 }
 
+/// A client that has waited for this long is looked at from then on.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+
 /// Those time-outs that may differ from tenant to tenant.
 pub(crate) struct OwnTimeouts {
     pub(crate) idle_in_transaction: Duration,
@@ -175,9 +178,12 @@ impl Control {
         self.half_closed.set(true);
     }
 
-    /// Has a half-closed client looked at: one that is gone altogether shows it only when it is written to.
-    pub(crate) fn probe(&self) {
-        if self.half_closed.get() {
+    /// Has the client looked at, where nothing is read from it: nobody is told that it left while it waits for a server
+    /// connection or its answer, and one that closed its side shows that it is gone altogether only when it is written to.
+    pub(crate) fn probe(&self, now: Instant) {
+        let waits = matches!(self.doing.get(), Doing::Waiting | Doing::Active)
+            && now.saturating_duration_since(self.since.get()) >= PROBE_AFTER;
+        if self.half_closed.get() || waits {
             self.probe.set(true);
             self.wake();
         }

@@ -17,6 +17,7 @@ mod measure;
 mod names;
 mod place;
 mod prepared;
+mod probe;
 mod relay;
 mod replay;
 mod scan_down;

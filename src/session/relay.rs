@@ -13,13 +13,14 @@ use super::control::{Control, Doing};
 use super::inquiry::Inquiry;
 use super::names::Names;
 use super::place::Place;
+use super::probe::Mute;
 use super::replay::Replay;
 use super::state::{Left, State};
 use super::thread::Thread;
 use crate::backend::Servers;
 use crate::net::Stream;
 use crate::pool::Checkout;
-use crate::protocol::{Effects, Pending, Report, StatementScan, parameter_status};
+use crate::protocol::{Effects, Pending, Report, StatementScan};
 
 /// Most answers that may be owed before no more is read from the client.
 pub(super) const OWED_MAX: usize = 100_000;
@@ -173,6 +174,7 @@ pub(super) struct Down {
     pub(super) fatal_seen: bool,
     /// Writing to the server failed: its last word, if it has one, is still to be read.
     pub(super) breaking: bool,
+    pub(super) mute: Mute,
 }
 
 impl Up {
@@ -184,7 +186,7 @@ impl Up {
 
 impl Down {
     /// Whether something waits for the client.
-    fn has_unsent(&self) -> bool {
+    pub(super) fn has_unsent(&self) -> bool {
         self.window.has_ready() || !self.own.is_empty()
     }
 }
@@ -271,8 +273,10 @@ impl Relay {
         if self.control.wants_cancel() {
             self.cancel_statement();
         }
-        if self.control.take_probe() {
-            self.probe_client();
+        if self.control.take_probe()
+            && let Some(end) = self.probe_client()
+        {
+            return Some(end);
         }
         if self.control.is_killed() {
             return self.control.take_kill().map(End::Refused);
@@ -281,19 +285,6 @@ impl Relay {
             return Some(End::Refused(super::error::shutdown()));
         }
         None
-    }
-
-    /// A client that closed its side may wait for its answers or be gone, which only a write tells. One of the server's
-    /// parameters, which may be reported at any time, does no harm to one that waits.
-    fn probe_client(&mut self) {
-        let Some(link) = &self.link else { return };
-        if !self.down.has_unsent()
-            && self.down.rest == 0
-            && let Some((name, value)) = link.server.parameters.first()
-            && let Err(error) = parameter_status(&mut self.down.own, name, value)
-        {
-            tracing::debug!(%error, "no parameter to probe the client with");
-        }
     }
 
     /// Nothing of the client's is under way anywhere.

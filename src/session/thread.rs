@@ -174,9 +174,10 @@ impl Thread {
         *self.timeouts.borrow_mut() = timeouts;
     }
 
-    /// Looks after half-closed clients. Called about once a second.
+    /// Looks after clients that wait or have closed their side. Called about once a second.
     pub fn probe(&self) {
-        self.sessions.borrow().values().for_each(|control| control.probe());
+        let now = self.now();
+        self.sessions.borrow().values().for_each(|control| control.probe(now));
     }
 
     /// Moves the clock and ends what took too long. Called some times a second.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use pgtenant::session::Doing;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::wire::{
@@ -355,6 +356,16 @@ async fn a_client_that_vanishes_leaves_no_transaction_no_lock_and_no_statement()
             "in a pipeline",
             vec![query("BEGIN"), query(update), query("SELECT pg_sleep(1000)"), extended("SELECT 1"), sync()],
         ),
+        (
+            "in a statement, before one that must be answered first",
+            vec![
+                query("BEGIN"),
+                query(update),
+                query("SELECT pg_sleep(1000)"),
+                query("DEALLOCATE ALL"),
+                query("SELECT 1"),
+            ],
+        ),
         ("in a message", vec![query("BEGIN"), query(update), half(query("SELECT 1"))]),
         (
             "in a long message",
@@ -375,6 +386,21 @@ async fn a_client_that_vanishes_leaves_no_transaction_no_lock_and_no_statement()
         assert_eq!(next.ask("SELECT note FROM notes FOR UPDATE NOWAIT").await, tenant.slug, "{place}");
         next.send(&terminate()).await;
     }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_while_it_waits_for_a_connection_waits_no_more() {
+    let (tenant, proxy, _) = one_connection("vanish_queued").await;
+    let mut holder = Wire::login(proxy.address, &tenant, "crm").await;
+    assert_eq!(holder.ask("BEGIN; SELECT 1").await, "1");
+    let mut queued = Wire::login(proxy.address, &tenant, "crm").await;
+    queued.send(&query("SELECT 1")).await;
+    until("it waits", async || proxy.proxy.snapshot().await.clients.iter().any(|one| one.doing == Doing::Waiting))
+        .await;
+    drop(queued);
+    until("it is gone", async || proxy.proxy.clients() == 1).await;
+    assert_eq!(holder.ask("SELECT 2").await, "2");
     proxy.stop().await;
 }
 

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
@@ -305,8 +305,8 @@ impl Ring {
         }
     }
 
-    pub(super) fn duplicate(&self, index: usize) -> io::Result<OwnedFd> {
-        self.inner.borrow().slots[index].fd.try_clone()
+    pub(super) fn with_fd<T>(&self, index: usize, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        ask(self.inner.borrow().slots[index].fd.as_fd())
     }
 
     fn take_turn(&self) {

@@ -1,7 +1,7 @@
 //! A socket whose bytes a ring moves.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 
 use super::driver::{Ring, with_ring};
@@ -48,12 +48,17 @@ impl RingSocket {
         self.with(|ring| ring.poll_shutdown(self.index, cx))
     }
 
-    /// Another handle of it.
-    pub(in crate::net) fn duplicate(&self) -> io::Result<OwnedFd> {
-        match self.with(|ring| Poll::Ready(ring.duplicate(self.index))) {
-            Poll::Ready(duplicate) => duplicate,
+    /// Asks the kernel something about it.
+    pub(in crate::net) fn ask<T>(&self, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        match self.with(|ring| Poll::Ready(ring.with_fd(self.index, ask))) {
+            Poll::Ready(answer) => answer,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
+    }
+
+    /// Another handle of it.
+    pub(in crate::net) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.ask(|fd| fd.try_clone_to_owned())
     }
 
     #[inline]
