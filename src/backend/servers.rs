@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -15,6 +15,7 @@ use super::departure::Departure;
 use super::endpoint::Endpoint;
 use super::error::ConnectError;
 use super::key::PoolKey;
+use super::standing::Standings;
 use super::target::{Credential, Target};
 use super::traffic::Traffic;
 use super::want::Want;
@@ -36,6 +37,7 @@ pub struct Servers {
     traffic: Traffic,
     /// Changes of schemas that were seen to be made through it.
     schema_changes: Cell<u64>,
+    standings: Rc<Standings>,
 }
 
 impl Servers {
@@ -50,6 +52,7 @@ impl Servers {
             front,
             traffic: Traffic::default(),
             schema_changes: Cell::new(0),
+            standings: Rc::default(),
         }
     }
 
@@ -72,6 +75,12 @@ impl Servers {
     /// A schema was changed: statements that were prepared before may mean something else now.
     pub fn schema_changed(&self) {
         self.schema_changes.set(self.schema_changes.get() + 1);
+    }
+
+    /// When the roles that its clients need were last seen to be ones that may log in.
+    #[must_use]
+    pub const fn standings(&self) -> &Rc<Standings> {
+        &self.standings
     }
 
     /// The server.
@@ -124,10 +133,12 @@ impl Manage for Servers {
             require_schema: want.require_schema.clone(),
         };
         let (front, want) = (self.front.clone(), Rc::clone(want));
+        let (standings, user) = (Rc::clone(&self.standings), self.user.clone());
         async move {
             let endpoint = Arc::clone(&target.endpoint);
             let mut task = Task(front.spawn(async move { logged(target).await }));
             let connected = (&mut task.0).await.unwrap_or(Err(ConnectError::Shutdown))?;
+            standings.note(&user, Instant::now());
             let departure = Departure::new(permits, front);
             let attached = ServerConn::attach(connected, endpoint, &want, departure);
             attached.map_err(ConnectError::io("take the connection over"))

@@ -28,6 +28,9 @@ pub struct Config {
     /// How often idle connections are looked at for signs of death.
     #[serde(with = "humantime_serde")]
     pub health_check_interval: Duration,
+    /// How long a role that was found to be one that may log in is taken for such without asking its server again; zero never asks.
+    #[serde(with = "humantime_serde")]
+    pub role_check_interval: Duration,
     /// How long opening one connection to a server may take, all steps together.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -104,6 +107,7 @@ impl Default for Config {
             checkout_timeout: Duration::from_secs(15),
             max_lifetime: Duration::from_secs(3600),
             health_check_interval: Duration::from_secs(30),
+            role_check_interval: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             connect_concurrency: 4,
             queue_length_max: 10_000,

@@ -65,6 +65,7 @@ impl List {
         self.time("pool.checkout_timeout", now.checkout_timeout, default.checkout_timeout, true);
         self.time("pool.max_lifetime", now.max_lifetime, default.max_lifetime, true);
         self.time("pool.health_check_interval", now.health_check_interval, default.health_check_interval, true);
+        self.time("pool.role_check_interval", now.role_check_interval, default.role_check_interval, true);
         self.time("pool.connect_timeout", now.connect_timeout, default.connect_timeout, true);
         self.add("pool.connect_concurrency", now.connect_concurrency, default.connect_concurrency, true);
         self.add("pool.queue_length_max", now.queue_length_max, default.queue_length_max, true);

@@ -14,9 +14,11 @@ use super::context::Assertion;
 use super::control::{Control, Doing};
 use super::end::{say_after, send_last};
 use super::error;
+use super::fitness::Fitness;
 use super::keys::{CancelKey, Owner};
 use super::names::Names;
 use super::place::{Place, place};
+use super::refusal::Refusal;
 use super::relay::{Down, Link, Relay, Up, YOUNG_TRANSACTIONS};
 use super::replay::Replay;
 use super::state::{State, is_unreadable};
@@ -24,10 +26,8 @@ use super::thread::Parameters;
 use super::ticket::{Begin, Ticket};
 use crate::backend::{Asserted, ConnectError, Servers, has_schema, simple};
 use crate::net::Stream;
-use crate::pool::{Checkout, CheckoutError};
-use crate::protocol::{
-    Effects, Pending, Report, Severity, authentication_ok, backend_key_data, parameter_status, ready_for_query,
-};
+use crate::pool::Checkout;
+use crate::protocol::{Effects, Pending, authentication_ok, backend_key_data, parameter_status, ready_for_query};
 
 /// How long one step on a server connection may take while a session begins.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,19 +50,6 @@ type Begun = (Place, Option<Link>, CancelKey, Effects);
 
 /// Given back at the session's end.
 type Kept = (Box<dyn Any + Send>, CancelKey);
-
-/// Why a session could not begin.
-enum Refusal {
-    Report(Report),
-    /// The server's own last word, passed on as it is.
-    Raw(Bytes),
-}
-
-impl From<Report> for Refusal {
-    fn from(report: Report) -> Self {
-        Self::Report(report)
-    }
-}
 
 impl Arrival {
     /// The session from here to its end. It is in its thread's list at once, before the future is first polled, so that no
@@ -136,11 +123,14 @@ impl Ticket {
     async fn begin(&mut self, begin: &Rc<Begin>, client: &mut Stream) -> Result<Begun, Refusal> {
         let place = place(self, begin).await?;
         let owner = Owner { thread: begin.thread_index, session: self.id };
+        let (role_checks, fitness) = self.look_at_roles(&place, begin);
         let known = if place.session_mode { None } else { begin.thread.parameters(place.pool_id, &place.want) };
+        // Its roles have to be asked for on a connection.
+        let known = known.filter(|_| fitness != Fitness::Unknown);
         let (parameters, notices, link) = match known {
             Some(parameters) => (parameters, Vec::new(), None),
             None => {
-                let mut server = self.first_server(&place).await?;
+                let mut server = self.first_server(&place, role_checks).await?;
                 let parameters = Rc::new(Parameters::of(&server.parameters).map_err(|error| {
                     tracing::error!(%error, "the server's parameters cannot be passed on");
                     error::server_lost()
@@ -165,8 +155,8 @@ impl Ticket {
     }
 
     /// A server connection with this session's context, waited for; the placement's schema is known to exist.
-    async fn first_server(&self, place: &Place) -> Result<Checkout<Servers>, Refusal> {
-        let mut server = place.server(None, self.id).await.map_err(|failure| self.no_server(failure))?;
+    async fn first_server(&self, place: &Place, role_checks: Duration) -> Result<Checkout<Servers>, Refusal> {
+        let mut server = self.vouched_server(place, role_checks).await?;
         server.last_session = self.id;
         let unreachable = |error| {
             tracing::warn!(%error, tenant = %self.tenant.slug, "server connection failed while a session began");
@@ -198,16 +188,14 @@ impl Ticket {
         Ok(server)
     }
 
-    /// The server's own words where it has refused, but not what it thinks of the login: the client has proved itself, so
-    /// that is the operator's matter.
-    fn no_server(&self, failure: CheckoutError<ConnectError>) -> Refusal {
-        if let CheckoutError::Connect(error) = &failure
-            && let Some(raw) = error.raw()
-            && !error.sqlstate().starts_with("28")
-        {
-            return Refusal::Raw(raw.clone());
+    /// How long what is known of the client's roles holds, and what it is; what will not hold for long is looked at anew.
+    fn look_at_roles(&self, place: &Place, begin: &Begin) -> (Duration, Fitness) {
+        let interval = begin.pool.borrow().role_check_interval;
+        let fitness = self.fitness(place.pool.manager().standings(), interval);
+        if fitness == Fitness::Ageing {
+            self.refresh_fitness(place);
         }
-        error::checkout(&failure, Severity::Fatal).into()
+        (interval, fitness)
     }
 
     /// The answer to the client's proof, AuthenticationOk, the server's parameters, the cancel key, notices and ReadyForQuery,

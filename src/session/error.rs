@@ -20,6 +20,21 @@ pub(super) fn login_timeout() -> Report {
     Report::fatal(SqlState::CANNOT_CONNECT_NOW, "(PT-UNAVAILABLE) login took too long, try again")
 }
 
+/// As PostgreSQL says it, of a role with NOLOGIN.
+pub(super) fn no_login(role: &str) -> Report {
+    Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("role \"{role}\" is not permitted to log in"))
+}
+
+/// As PostgreSQL says it, of a password that it does not take, or not any more.
+pub(super) fn password(user: &str) -> Report {
+    Report::fatal(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))
+}
+
+/// The service login of a common pool may not log in.
+pub(super) fn service_login() -> Report {
+    Report::fatal(SqlState::CONNECTION_FAILURE, "(PT-BACKEND) logging in to the tenant's server failed")
+}
+
 /// A length that no message may have.
 pub(super) fn length(error: LengthError) -> Report {
     Report::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())
