@@ -14,7 +14,7 @@ use crate::backend::{
 };
 use crate::pool::{Checkout, CheckoutError, Pinning};
 use crate::protocol::Report;
-use crate::tenant::{Isolation, Placement, PoolMode, Pooling, Tenant, quote_ident};
+use crate::tenant::{Placement, PoolMode, Pooling, Tenant, quote_ident};
 
 /// The parameter that carries the tenant id.
 const TENANT_PARAMETER: &str = "pgtenant.tenant_id";
@@ -214,18 +214,17 @@ impl PoolFinder {
     }
 }
 
-/// What pgtenant itself sets for the tenant.
+/// What pgtenant itself sets for the tenant. Its id at every isolation, where only common rows need it: so a column's default may be the id wherever a
+/// module's tenants live.
 fn own_settings(ticket: &Ticket) -> Vec<(String, String)> {
     let placement = &ticket.placement;
     let mut settings = Vec::new();
     if let Some(path) = search_path(placement) {
         settings.push(("search_path".to_owned(), path));
     }
-    if placement.isolation == Isolation::Shared {
-        let id = ticket.tenant.id.to_string();
-        settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), id.clone())));
-        settings.push((TENANT_PARAMETER.to_owned(), id));
-    }
+    let id = ticket.tenant.id.to_string();
+    settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), id.clone())));
+    settings.push((TENANT_PARAMETER.to_owned(), id));
     settings
 }
 
@@ -244,10 +243,8 @@ fn search_path(placement: &Placement) -> Option<String> {
 /// Where a shared connection starts and returns to: nobody's.
 fn neutral_settings(placement: &Placement) -> Vec<(String, String)> {
     let mut settings = vec![("search_path".to_owned(), NEUTRAL_PATH.to_owned())];
-    if placement.isolation == Isolation::Shared {
-        settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), String::new())));
-        settings.push((TENANT_PARAMETER.to_owned(), String::new()));
-    }
+    settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), String::new())));
+    settings.push((TENANT_PARAMETER.to_owned(), String::new()));
     settings
 }
 
