@@ -19,6 +19,8 @@ pub const NAMED_TENANT_LOGINS: &str = "pgtenant_named_tenant_logins_total";
 pub const CANCEL_REQUESTS: &str = "pgtenant_cancel_requests_total";
 /// Sessions that kept their server connection beyond a transaction, by reason.
 pub const PINS: &str = "pgtenant_pins_total";
+/// Log lines that the log's destination did not take, or for which there was no room while it took none.
+pub const LOG_DROPPED_LINES: &str = "pgtenant_log_dropped_lines_total";
 
 /// What moves the relay threads' bytes, as a label; always 1.
 pub const ENGINE: &str = "pgtenant_engine_info";
@@ -39,6 +41,7 @@ pub fn describe() {
         "Logins of clients that named their tenant, where there is a default one"
     );
     metrics::describe_counter!(CANCEL_REQUESTS, Unit::Count, "Cancel requests, by what became of them");
+    metrics::describe_counter!(LOG_DROPPED_LINES, Unit::Count, "Log lines that were lost");
     metrics::describe_gauge!(ENGINE, Unit::Count, "What moves the relay threads' bytes");
     metrics::describe_counter!(PINS, Unit::Count, "Sessions that kept their server connection beyond a transaction");
 }

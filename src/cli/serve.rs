@@ -28,7 +28,7 @@ pub(super) fn run(globals: &Globals) -> anyhow::Result<()> {
     let mut files = FileWatch::begin(globals);
     let config = globals.load()?;
     files.follow(globals, &config);
-    let log = Log::start(&config.log)?;
+    let log = Log::start_behind(&config.log)?;
     let recorder = record_metrics()?;
     crate::metrics::describe();
     raise_file_limit();

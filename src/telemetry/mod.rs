@@ -1,16 +1,26 @@
 //! What operators see from outside: the log on stderr, and the recorder that metrics are rendered from.
 
+mod lines;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use metrics::SetRecorderError;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use serde::Deserialize;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
+use lines::Lines;
+
 use crate::times::SECONDS;
+
+/// Longest wait at the end for a destination that takes no lines.
+const LAST_LINES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -47,6 +57,9 @@ pub enum Error {
     /// Something else in this process logs already.
     #[error("set up logging")]
     Log(#[from] TryInitError),
+    /// There is no thread for it.
+    #[error("start the log's thread")]
+    Thread(#[source] io::Error),
     /// The log is gone.
     #[error("change the log level")]
     Reload(#[from] reload::Error),
@@ -58,26 +71,37 @@ pub enum Error {
     Recorder(#[from] Box<SetRecorderError<PrometheusRecorder>>),
 }
 
-/// The log of this process, once set up.
+/// The log of this process, once set up. What still waits to be written when it is dropped gets a second for that.
 #[derive(Debug)]
 pub struct Log {
     filter: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
+    lines: Option<Lines>,
 }
 
 impl Log {
-    /// Sends the log of this process to stderr from now on. Once per process.
+    /// Sends the log of this process to stderr from now on, each line before whoever wrote it goes on: for a command, which has
+    /// more to say there. Once per process.
     ///
     /// # Errors
     /// The level is no filter, or the process logs already.
     pub fn start(config: &Config) -> Result<Self, Error> {
-        let (filter, handle) = reload::Layer::new(filter(&config.level)?);
-        let lines = fmt::layer().with_writer(io::stderr);
-        let lines = match config.format {
-            Format::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
-            Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
-        };
-        tracing_subscriber::registry().with(filter).with(lines).try_init()?;
-        Ok(Self { filter: handle })
+        Ok(Self { filter: subscribe(config, io::stderr)?, lines: None })
+    }
+
+    /// The same for a process that serves: nobody waits for stderr, be it a full disk or a pipe that is not read. Lines for which
+    /// there is no room are dropped and counted. Panics are logged, too.
+    ///
+    /// # Errors
+    /// The level is no filter, the process logs already, or there is no thread to be had.
+    pub fn start_behind(config: &Config) -> Result<Self, Error> {
+        let lines = Lines::to(io::stderr()).map_err(Error::Thread)?;
+        let log = Self { filter: subscribe(config, lines.clone())?, lines: Some(lines) };
+        std::panic::set_hook(Box::new(|panic| {
+            let trace = Backtrace::capture();
+            let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
+            tracing::error!(trace, "{panic}");
+        }));
+        Ok(log)
     }
 
     /// Changes the level of the running log.
@@ -87,6 +111,30 @@ impl Log {
     pub fn set_level(&self, level: &str) -> Result<(), Error> {
         Ok(self.filter.reload(filter(level)?)?)
     }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(lines) = &self.lines {
+            // There is nowhere to say that it was in vain.
+            lines.flush(LAST_LINES_PATIENCE);
+        }
+    }
+}
+
+fn subscribe<W>(config: &Config, writer: W) -> Result<reload::Handle<EnvFilter, tracing_subscriber::Registry>, Error>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let (filter, handle) = reload::Layer::new(filter(&config.level)?);
+    // A failed write would be told on stderr, which has just failed, by a macro that panics then.
+    let lines = fmt::layer().log_internal_errors(false).with_writer(writer);
+    let lines = match config.format {
+        Format::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    Ok(handle)
 }
 
 /// What is logged. Whatever the level says, not what drivers make of statements: those of the control plane hold verifiers.
