@@ -29,13 +29,19 @@ impl Relay {
         let end = loop {
             match std::future::poll_fn(|cx| self.poll_turn(cx)).await {
                 Turn::End(end) => break end,
+                // Boxed, as the end is: nobody who waits for a client is to keep room for what happens seldom or once.
                 Turn::NeedServer => {
-                    if let Err(end) = self.wait_for_server().await {
+                    if let Err(end) = Box::pin(self.wait_for_server()).await {
                         break end;
                     }
                 }
             }
         };
+        Box::pin(self.leave(end)).await;
+    }
+
+    /// Says the last word and lets go of client and server.
+    async fn leave(&mut self, end: End) {
         let last_word = match &end {
             End::Terminated => None,
             End::ClientLost(error) => {
