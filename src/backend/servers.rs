@@ -29,9 +29,8 @@ pub type ServerCheckout = Checkout<Servers>;
 /// Opens connections to one database of one server as one role.
 #[derive(Debug)]
 pub struct Servers {
+    key: Rc<PoolKey>,
     endpoint: Arc<Endpoint>,
-    database: String,
-    user: String,
     credential: RefCell<Credential>,
     front: Handle,
     traffic: Traffic,
@@ -46,14 +45,19 @@ impl Servers {
     pub fn new(key: &PoolKey, credential: Credential, front: Handle, connect_timeout: Duration) -> Self {
         Self {
             endpoint: Endpoint::new(key.address.clone(), connect_timeout),
-            database: key.database.clone(),
-            user: key.user.clone(),
+            key: Rc::new(key.clone()),
             credential: RefCell::new(credential),
             front,
             traffic: Traffic::default(),
             schema_changes: Cell::new(0),
             standings: Rc::default(),
         }
+    }
+
+    /// Where its connections go.
+    #[must_use]
+    pub const fn key(&self) -> &Rc<PoolKey> {
+        &self.key
     }
 
     /// The credential of the latest login is the one to use: an earlier one may be out of date.
@@ -126,14 +130,14 @@ impl Manage for Servers {
     ) -> impl Future<Output = Result<ServerConn, ConnectError>> + 'static {
         let target = Target {
             endpoint: Arc::clone(&self.endpoint),
-            database: self.database.clone(),
-            user: self.user.clone(),
+            database: self.key.database.clone(),
+            user: self.key.user.clone(),
             startup: want.startup.clone(),
             credential: self.credential.borrow().clone(),
             require_schema: want.require_schema.clone(),
         };
         let (front, want) = (self.front.clone(), Rc::clone(want));
-        let (standings, user) = (Rc::clone(&self.standings), self.user.clone());
+        let (standings, user) = (Rc::clone(&self.standings), self.key.user.clone());
         async move {
             let endpoint = Arc::clone(&target.endpoint);
             let mut task = Task(front.spawn(async move { logged(target).await }));

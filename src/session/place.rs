@@ -146,13 +146,15 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
     };
     let pool_id = digest(&key);
     let lane = shared.then(|| begin.pools.lane(&key, ticket.tenant.id, &ticket.tenant.limits));
-    let finder = PoolFinder {
-        key,
+    let mut finder = PoolFinder {
+        key: Rc::new(key),
         placement: Arc::clone(placement),
         credential: ticket.credential.clone(),
         begin: Rc::clone(begin),
     };
     let pool = finder.find(&ticket.tenant).await?;
+    // All sessions of a pool have one and the same.
+    finder.key = Rc::clone(pool.manager().key());
     pool.manager().set_credential(ticket.credential.clone());
     let require_schema = if shared { None } else { placement.schema.clone() };
     let want = Want { class, affinity, startup, require_schema, lane };
@@ -187,7 +189,7 @@ fn shared_rules(placement: &Placement, context: &Context) -> SharedRules {
 
 /// Finds a session's pool, at its beginning and when the pool it had was evicted.
 pub(crate) struct PoolFinder {
-    key: PoolKey,
+    key: Rc<PoolKey>,
     placement: Arc<Placement>,
     credential: Credential,
     begin: Rc<Begin>,
