@@ -30,6 +30,8 @@ pub struct PreparedSet {
     /// By their last use: a client may leave any number of them in one batch, and each new one looks for the oldest.
     by_use: BTreeMap<u64, StatementId>,
     clock: u64,
+    /// The one used last, if it is there and good.
+    last: Option<StatementId>,
     batch: u64,
     /// Changes of schemas that they were prepared after.
     changes: u64,
@@ -43,6 +45,10 @@ impl PreparedSet {
 
     /// Notes a use; what has to be done first.
     pub fn use_statement(&mut self, id: StatementId) -> Preparation {
+        // As a batch does, which prepares, binds and describes the same one: nothing changes by that.
+        if self.last == Some(id) && self.clock > self.batch {
+            return Preparation::There;
+        }
         match self.enter(id, false) {
             None => Preparation::Parse,
             Some(old) if old.stale => Preparation::Again,
@@ -68,6 +74,7 @@ impl PreparedSet {
 
     fn enter(&mut self, id: StatementId, stale: bool) -> Option<Entry> {
         self.clock += 1;
+        self.last = (!stale).then_some(id);
         let old = self.entries.insert(id, Entry { used: self.clock, stale });
         if let Some(old) = &old {
             self.by_use.remove(&old.used);
@@ -88,10 +95,12 @@ impl PreparedSet {
     pub fn clear(&mut self) {
         self.entries.clear();
         self.by_use.clear();
+        self.last = None;
     }
 
     /// All are out of date.
     pub fn expire(&mut self) {
+        self.last = None;
         self.entries.values_mut().for_each(|entry| entry.stale = true);
     }
 }
@@ -123,5 +132,17 @@ mod tests {
         assert_eq!(set.use_statement(1), Preparation::There);
         set.doubt(1);
         assert_eq!(set.use_statement(1), Preparation::Again);
+    }
+
+    #[test]
+    fn a_statement_used_in_the_last_batch_and_in_this_one_is_not_given_up_in_this_one() {
+        let mut set = PreparedSet::default();
+        set.use_statement(1);
+        set.batch_begins();
+        assert_eq!(set.use_statement(1), Preparation::There);
+        assert_eq!(set.use_statement(1), Preparation::There);
+        assert_eq!(set.surplus(0), None);
+        set.clear();
+        assert_eq!(set.use_statement(1), Preparation::Parse);
     }
 }

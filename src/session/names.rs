@@ -1,5 +1,6 @@
 //! Names of prepared statements: what a client's names stand for, and what servers know the same statements by.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
@@ -33,6 +34,8 @@ pub(crate) struct Statement {
     pub(super) left: Option<Box<Left>>,
     /// It may change what other texts mean.
     pub(super) changes_schema: bool,
+    /// It came without a name, and was found fit to be kept all the same.
+    pub(super) is_kept: Cell<bool>,
 }
 
 /// The statements of a thread, by scope and body: one text in one pool, for one tenant, is one statement.
@@ -78,6 +81,7 @@ impl Statements {
             body: body.into(),
             left,
             changes_schema: changes_schema(text),
+            is_kept: Cell::new(false),
         });
         let Self { known, hasher, .. } = self;
         known.insert_unique(hash, Rc::clone(&statement), |known| hasher.hash_one((known.scope, &*known.body)));
@@ -89,15 +93,24 @@ impl Statements {
         format!("{NAME_PREFIX}{:016x}_{id}", self.token)
     }
 
-    /// Whether the body of an unnamed statement has come often enough to be worth keeping on servers.
+    /// Whether such a statement is there, and was kept without a name of its client's.
+    pub(super) fn is_kept(&self, scope: u64, body: &[u8]) -> bool {
+        let hash = self.hasher.hash_one((scope, body));
+        let known = self.known.find(hash, |known| known.scope == scope && *known.body == *body);
+        known.is_some_and(|known| known.is_kept.get())
+    }
+
+    /// Whether the body of an unnamed statement has come often enough to be worth keeping on servers. One that has is not counted
+    /// any more: it may have to be looked at again when there is a server.
     pub(super) fn comes_often(&mut self, scope: u64, body: &[u8]) -> bool {
         if self.seen.len() >= REMEMBERED_MAX {
             // What comes often is soon known again.
             self.seen.clear();
         }
         let seen = self.seen.entry(self.hasher.hash_one((scope, body))).or_default();
-        *seen = seen.saturating_add(1);
-        *seen > SEEN_MIN
+        let often = *seen >= SEEN_MIN;
+        *seen += u8::from(!often);
+        often
     }
 }
 
@@ -241,5 +254,25 @@ mod tests {
         let ids = [(1, "a"), (1, "a"), (1, "b"), (2, "a")]
             .map(|(scope, body)| statements.statement(scope, body.as_bytes()).id);
         assert_eq!(ids, [1, 1, 2, 3]);
+    }
+
+    #[test]
+    fn an_unnamed_statement_is_kept_from_its_sixth_time_on_however_often_that_is_looked_at() {
+        let mut statements = Statements::default();
+        let often: Vec<_> = (0..8).map(|_| statements.comes_often(1, b"a")).collect();
+        assert_eq!(often, [false, false, false, false, false, true, true, true]);
+        assert!(!statements.comes_often(2, b"a"), "another scope's is another");
+    }
+
+    #[test]
+    fn only_what_was_found_fit_is_kept_without_a_name() {
+        let mut statements = Statements::default();
+        let (one, _) = (statements.statement(1, b"a"), statements.statement(2, b"a"));
+        assert!(!statements.is_kept(1, b"a"), "it has a name");
+        one.is_kept.set(true);
+        assert_eq!(
+            [(1, b"a"), (2, b"a"), (1, b"b")].map(|(scope, body)| statements.is_kept(scope, body)),
+            [true, false, false]
+        );
     }
 }

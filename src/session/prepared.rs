@@ -61,6 +61,15 @@ fn is_keepable(text: &[u8]) -> bool {
         && memchr::memchr_iter(b'*', text).all(|at| at > 0 && text[at - 1] == b'(' && text.get(at + 1) == Some(&b')'))
 }
 
+/// Whether an unnamed statement may be kept, and comes often enough. What is found out by reading its text is remembered.
+fn may_keep(statements: &mut Statements, scope: u64, body: &[u8]) -> bool {
+    if statements.is_kept(scope, body) {
+        return true;
+    }
+    let text = cstring(body).map_or(body, |(text, _)| text);
+    is_keepable(text) && statements.comes_often(scope, body) && effects_of(text).is_empty() && !names_a_moment(text)
+}
+
 impl Relay {
     /// Takes a message about a named statement out of the stream, and puts in its place what the server needs.
     pub(super) fn carry(&mut self, head: Header, there: usize) -> Carried {
@@ -68,66 +77,91 @@ impl Relay {
         if !carries || !matches!(head.kind, b'P' | b'B' | b'D' | b'C') || self.pending.is_skipping() {
             return Carried::No;
         }
-        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
-        let Some(at) = named(head.kind, body) else {
+        let Some(at) = named(head.kind, &self.up.window.unscanned()[HEADER_BYTES..there]) else {
             return Carried::No;
         };
         if at.is_empty() && !self.carries_unnamed(head, &at, there) {
             return Carried::No;
         }
-        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
-        let name = &body[at.clone()];
+        let frame = Frame { kind: head.kind, at, rest: head.frame_bytes - there };
         let is_parse = head.kind == b'P';
+        let name = &self.up.window.unscanned()[HEADER_BYTES..there][frame.at.clone()];
         // An unnamed statement takes the place of the one before it; another name must be free.
         let known = if is_parse && name.is_empty() { None } else { self.names.known.get(name).cloned() };
-        let kept = there == head.frame_bytes && name.len() <= NAME_BYTES_MAX && !self.names.is_full();
-        if is_parse && !kept {
-            // Too long to be kept, or one too many: it stays with this connection, and the client with it.
-            let name: Box<[u8]> = name.into();
-            self.names.take(&name);
-        }
-        if (is_parse && !kept) || (!is_parse && known.is_none()) {
-            // Under a name of pgtenant's own it would be another client's.
-            if name_is_reserved(&self.up.window.unscanned()[HEADER_BYTES..there][at.clone()]) {
-                self.up.window.unscanned()[HEADER_BYTES + at.start] = b'P';
-            }
+        if self.is_servers_own(&frame, there, known.is_some()) {
             return Carried::No;
         }
-        let Some(link) = &mut self.link else {
+        if self.link.is_none() {
             return Carried::NeedServer;
-        };
+        }
         let extra = known.as_ref().map_or(0, |statement| statement.body.len()) + OVERHEAD_BYTES;
-        let fits = self.up.window.fits(there, there + extra);
-        if !fits && self.up.window.has_ready() {
+        if !self.up.window.fits(there, there + extra) && self.up.window.has_ready() {
             return Carried::NeedRoom;
         }
-        let frame = Frame { kind: head.kind, at, rest: head.frame_bytes - there };
-        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
-        let scope = self.place.statement_scope;
-        let scoped = |body: &[u8]| self.thread.statements.borrow_mut().statement(scope, body);
-        let parsed = (is_parse && known.is_none()).then(|| scoped(&body[frame.at.end + 1..]));
-        let known = known.map(|known| {
-            if known.scope == scope {
-                return known;
-            }
-            // The client has set something since by which the text is read.
-            let anew = scoped(&known.body);
-            self.names.read_anew(&body[frame.at.clone()], &anew);
-            anew
-        });
-        if let Some(refusal) = parsed.as_ref().and_then(|statement| self.state.refuses(statement.left.as_deref())) {
+        let is_new = known.is_none();
+        let statement = self.statement_of(&frame, there, known);
+        if is_new && let Some(refusal) = self.state.refuses(statement.left.as_deref()) {
             return Carried::Refused(refusal);
         }
-        if head.kind == b'B'
-            && let Some(statement) = &known
-        {
+        if head.kind == b'B' {
             self.state.leaves(statement.left.as_deref());
             if statement.changes_schema {
                 self.state.schema_unknown();
             }
         }
+        self.exchange(&frame, there, &statement, is_new);
+        if is_parse && frame.at.is_empty() {
+            self.unnamed_is_elsewhere();
+        }
+        Carried::Done
+    }
+
+    /// Whether a message is about a statement that only this server connection has, or nobody.
+    fn is_servers_own(&mut self, frame: &Frame, there: usize, is_known: bool) -> bool {
+        let name = &self.up.window.unscanned()[HEADER_BYTES..there][frame.at.clone()];
+        if frame.kind == b'P' {
+            if frame.rest == 0 && name.len() <= NAME_BYTES_MAX && !self.names.is_full() {
+                return false;
+            }
+            // Too long to be kept, or one too many: it stays with this connection, and the client with it.
+            self.names.take(name);
+        } else if is_known {
+            return false;
+        }
+        // Under a name of pgtenant's own it would be another client's.
+        if name_is_reserved(name) {
+            self.up.window.unscanned()[HEADER_BYTES + frame.at.start] = b'P';
+        }
+        true
+    }
+
+    /// The statement that a message is about: the one that its name stands for, or the one that it gives a name to.
+    fn statement_of(&mut self, frame: &Frame, there: usize, known: Option<Rc<Statement>>) -> Rc<Statement> {
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
+        let scope = self.place.statement_scope;
+        let scoped = |body: &[u8]| self.thread.statements.borrow_mut().statement(scope, body);
+        let Some(known) = known else {
+            let statement = scoped(&body[frame.at.end + 1..]);
+            if frame.at.is_empty() {
+                statement.is_kept.set(true);
+            }
+            return statement;
+        };
+        if known.scope == scope {
+            return known;
+        }
+        // The client has set something since by which the text is read.
+        let anew = scoped(&known.body);
+        self.names.read_anew(&body[frame.at.clone()], &anew);
+        anew
+    }
+
+    /// Puts what the server needs in the place of the client's message.
+    fn exchange(&mut self, frame: &Frame, there: usize, statement: &Rc<Statement>, is_new: bool) {
+        let Some(link) = &mut self.link else { return };
         let begins =
-            matches!(head.kind, b'B' | b'D') && link.clean && link.status == b'I' && self.pending.owes_own_only();
+            matches!(frame.kind, b'B' | b'D') && link.clean && link.status == b'I' && self.pending.owes_own_only();
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
         let statements = self.thread.statements.borrow();
         let mut exchange = Exchange {
             statements: &statements,
@@ -139,32 +173,23 @@ impl Relay {
             is_failed: link.status == b'E',
             is_there: false,
         };
-        let statement = known.or_else(|| parsed.clone());
-        match (head.kind, &statement) {
-            (b'P', Some(statement)) if parsed.is_some() => exchange.parse(&frame, body, statement, &mut self.names),
-            (b'C', Some(_)) => exchange.close(&body[frame.at.clone()], &mut self.names),
-            (_, Some(statement)) => exchange.use_statement(&frame, body, statement),
-            (_, None) => {}
+        match frame.kind {
+            b'P' if is_new => exchange.parse(frame, body, statement, &mut self.names),
+            b'C' => exchange.close(&body[frame.at.clone()], &mut self.names),
+            _ => exchange.use_statement(frame, body, statement),
         }
         let (mut out, is_there) = (exchange.out, exchange.is_there);
         drop(statements);
-        match &statement {
-            Some(statement) if begins && is_there && frame.rest == 0 => {
-                self.replay.begin(statement, &out, self.pending.owes_own_parse(statement.id));
-            }
-            Some(statement) if is_there && self.replay.uses(statement) => {
-                self.replay.add(head.kind, &out, frame.rest == 0);
-            }
-            _ if out.is_empty() => {}
-            _ => self.replay.clear(),
+        if begins && is_there && frame.rest == 0 {
+            self.replay.begin(statement, &out, self.pending.owes_own_parse(statement.id));
+        } else if is_there && self.replay.uses(statement) {
+            self.replay.add(frame.kind, &out, frame.rest == 0);
+        } else if !out.is_empty() {
+            self.replay.clear();
         }
         self.put_instead(there, &out);
         out.clear();
         self.thread.scratch.set(out);
-        if is_parse && frame.at.is_empty() {
-            self.unnamed_is_elsewhere();
-        }
-        Carried::Done
     }
 
     /// Whether a message about the unnamed statement is about one that is kept under a name of pgtenant's; if it is a Parse, whether
@@ -182,12 +207,7 @@ impl Relay {
             && !self.state.reads_otherwise()
             && !self.state.schema_changes()
             && self.link.as_ref().is_none_or(|link| link.status != b'E');
-        let text = cstring(body).map_or(body, |(text, _)| text);
-        let keeps = is_safe
-            && is_keepable(text)
-            && self.thread.statements.borrow_mut().comes_often(self.place.statement_scope, body)
-            && effects_of(text).is_empty()
-            && !names_a_moment(text);
+        let keeps = is_safe && may_keep(&mut self.thread.statements.borrow_mut(), self.place.statement_scope, body);
         if !keeps {
             // It is the server's own affair, and no longer what the name stood for.
             self.names.take(b"");

@@ -140,59 +140,12 @@ impl Relay {
 
     /// A message, or the first part of a long one, that goes to the server, unless it is refused.
     fn client_message(&mut self, head: Header, there: usize) -> Result<Option<Refusal>, End> {
-        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
         let whole = there == head.frame_bytes;
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
         match head.kind {
-            b'Q' => {
-                if whole {
-                    let text = body.strip_suffix(&[0]).unwrap_or(body);
-                    if self.place.keeps_unnamed {
-                        self.state.may_change_schema(text);
-                    }
-                    let found = effects_of(text);
-                    if !self.state.repeats(found, text) {
-                        let left = Left::of(found, text);
-                        if let Some(refusal) = self.state.refuses_query(left.as_deref()) {
-                            return Ok(Some(refusal));
-                        }
-                        self.state.leaves(left.as_deref());
-                        let is_first = self.link.as_ref().is_none_or(|link| link.clean && link.status == b'I');
-                        if is_first && self.pending.is_empty() {
-                            self.state.sent_alone(text, left.as_deref());
-                        } else {
-                            self.state.forget_last_set();
-                        }
-                    }
-                } else {
-                    self.up.scan = Some(LongText::of(None, Effects::NONE));
-                    self.state.schema_unknown();
-                }
-                self.pending.sent(Owed::Query);
-                self.unnamed_dies();
-            }
-            b'P' => {
-                let unnamed = body.first() == Some(&0);
-                let mut left = None;
-                if whole {
-                    let text = cstring(body).map_or(body, |(_, rest)| cstring(rest).map_or(rest, |(text, _)| text));
-                    if self.place.keeps_unnamed {
-                        self.state.may_change_schema(text);
-                    }
-                    left = Left::of(effects_of(text), text);
-                    if let Some(refusal) = self.state.refuses(left.as_deref()) {
-                        return Ok(Some(refusal));
-                    }
-                    self.state.leaves(left.as_deref());
-                } else {
-                    let always = if unnamed { Effects::NONE } else { Effects::PREPARED_STATEMENT };
-                    self.up.scan = Some(LongText::of(Some(LongParse::Name), always));
-                    self.state.schema_unknown();
-                }
-                if whole || unnamed {
-                    self.parsed(unnamed, left);
-                }
-                self.pending.sent(if unnamed { Owed::ParseUnnamed } else { Owed::Parse(Answer::Server, 0) });
-            }
+            b'Q' => return Ok(self.query(there, whole)),
+            b'P' => return Ok(self.parse(there, whole)),
+            b'F' => self.function_call(there),
             b'B' => {
                 // Where the portal's name is too long to see further, it may be.
                 let unnamed = cstring(body).is_none_or(|(_, rest)| rest.first() == Some(&0));
@@ -215,28 +168,85 @@ impl Relay {
                 self.batch_ends();
                 self.state.forget_last_set();
             }
-            b'F' => {
-                let is_harmless =
-                    body.first_chunk().is_some_and(|oid| is_large_object_function(u32::from_be_bytes(*oid)));
-                // What a function of the user's leaves cannot be seen.
-                let refusal = if is_harmless { None } else { self.state.refuses_effect(Effects::CODE) };
-                if let Some(refusal) = refusal {
-                    // No function has this number.
-                    self.up.window.unscanned()[HEADER_BYTES..there].iter_mut().take(4).for_each(|byte| *byte = 0);
-                    self.pending.sent(Owed::RefusedQuery(refusal));
-                } else {
-                    if !is_harmless {
-                        self.state.insert(Effects::CODE);
-                        self.state.schema_unknown();
-                    }
-                    self.pending.sent(Owed::FunctionCall);
-                }
-            }
             b'c' | b'f' => self.pending.sent(Owed::CopyEnd),
             b'd' | b'H' => {}
             kind => return Err(End::Refused(error::message_type(kind))),
         }
         Ok(None)
+    }
+
+    fn query(&mut self, there: usize, whole: bool) -> Option<Refusal> {
+        if whole {
+            let body = &self.up.window.unscanned()[HEADER_BYTES..there];
+            let text = body.strip_suffix(&[0]).unwrap_or(body);
+            if self.place.keeps_unnamed {
+                self.state.may_change_schema(text);
+            }
+            let found = effects_of(text);
+            if !self.state.repeats(found, text) {
+                let left = Left::of(found, text);
+                if let Some(refusal) = self.state.refuses_query(left.as_deref()) {
+                    return Some(refusal);
+                }
+                self.state.leaves(left.as_deref());
+                let is_first = self.link.as_ref().is_none_or(|link| link.clean && link.status == b'I');
+                if is_first && self.pending.is_empty() {
+                    self.state.sent_alone(text, left.as_deref());
+                } else {
+                    self.state.forget_last_set();
+                }
+            }
+        } else {
+            self.up.scan = Some(LongText::of(None, Effects::NONE));
+            self.state.schema_unknown();
+        }
+        self.pending.sent(Owed::Query);
+        self.unnamed_dies();
+        None
+    }
+
+    /// Parse of a statement that is the server's own affair.
+    fn parse(&mut self, there: usize, whole: bool) -> Option<Refusal> {
+        let body = &self.up.window.unscanned()[HEADER_BYTES..there];
+        let unnamed = body.first() == Some(&0);
+        let mut left = None;
+        if whole {
+            let text = cstring(body).map_or(body, |(_, rest)| cstring(rest).map_or(rest, |(text, _)| text));
+            if self.place.keeps_unnamed {
+                self.state.may_change_schema(text);
+            }
+            left = Left::of(effects_of(text), text);
+            if let Some(refusal) = self.state.refuses(left.as_deref()) {
+                return Some(refusal);
+            }
+            self.state.leaves(left.as_deref());
+        } else {
+            let always = if unnamed { Effects::NONE } else { Effects::PREPARED_STATEMENT };
+            self.up.scan = Some(LongText::of(Some(LongParse::Name), always));
+            self.state.schema_unknown();
+        }
+        if whole || unnamed {
+            self.parsed(unnamed, left);
+        }
+        self.pending.sent(if unnamed { Owed::ParseUnnamed } else { Owed::Parse(Answer::Server, 0) });
+        None
+    }
+
+    fn function_call(&mut self, there: usize) {
+        let body = &mut self.up.window.unscanned()[HEADER_BYTES..there];
+        let is_harmless = body.first_chunk().is_some_and(|oid| is_large_object_function(u32::from_be_bytes(*oid)));
+        // What a function of the user's leaves cannot be seen.
+        let refusal = if is_harmless { None } else { self.state.refuses_effect(Effects::CODE) };
+        if let Some(refusal) = refusal {
+            // No function has this number.
+            body.iter_mut().take(4).for_each(|byte| *byte = 0);
+            return self.pending.sent(Owed::RefusedQuery(refusal));
+        }
+        if !is_harmless {
+            self.state.insert(Effects::CODE);
+            self.state.schema_unknown();
+        }
+        self.pending.sent(Owed::FunctionCall);
     }
 
     /// Puts a text that fails in the place of one that is refused: the server's transaction fails as the client's must, and its
