@@ -154,6 +154,11 @@ pub const SERVER_CONNECTIONS_USED: Family = Family::gauge(
     "pgtenant_server_connections_used",
     "Connections of a server until it has closed them, and those that are promised to a pool",
 );
+/// This instance's part of the bound.
+pub const SERVER_CONNECTIONS_LEASED: Family = Family::gauge(
+    "pgtenant_server_connections_leased",
+    "Connections of a server that this instance may have, of those that all instances over the registry may have together",
+);
 /// Connections that pools wait for.
 pub const SERVER_CONNECTIONS_WANTED: Family = Family::gauge(
     "pgtenant_server_connections_wanted",

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use super::exposition::Exposition;
 use super::ledger::Ledger;
 use super::plane::{Moment, Phase, Plane};
-use crate::backend::{PoolState, Totals};
+use crate::backend::{PoolState, ServerUse, Totals};
 use crate::metrics;
-use crate::pool::Standing;
 use crate::registry::Registry;
 use crate::session::{Doing, SessionTimes};
 use crate::tenant::TenantId;
@@ -116,15 +115,16 @@ fn of_servers(text: &mut Exposition, moment: &Moment) {
     }
     // Beyond the bound on labels these are left out: no sum would mean anything.
     let bounded: Vec<_> = moment.servers.iter().filter(|server| server.standing.most > 0).take(SERVERS_MAX).collect();
-    let mut gauge = |family, value: fn(&Standing) -> u32| {
+    let mut gauge = |family, value: fn(&ServerUse) -> u32| {
         let mut series = text.family(family);
         for server in &bounded {
-            series.value(&[("server", server.name.as_str())], value(&server.standing));
+            series.value(&[("server", server.name.as_str())], value(server));
         }
     };
-    gauge(&metrics::SERVER_CONNECTIONS_MAX, |standing| standing.most);
-    gauge(&metrics::SERVER_CONNECTIONS_USED, |standing| standing.used);
-    gauge(&metrics::SERVER_CONNECTIONS_WANTED, |standing| standing.wanted);
+    gauge(&metrics::SERVER_CONNECTIONS_MAX, |server| server.standing.most);
+    gauge(&metrics::SERVER_CONNECTIONS_LEASED, |server| server.leased.unwrap_or(server.standing.most));
+    gauge(&metrics::SERVER_CONNECTIONS_USED, |server| server.standing.used);
+    gauge(&metrics::SERVER_CONNECTIONS_WANTED, |server| server.standing.wanted);
 }
 
 impl Kept {

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::pool::{Quota, Standing};
+use crate::pool::{Bell, Quota, Standing};
 use crate::tenant::{ServerName, TenantId};
 
 /// The quotas of a process.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Quotas {
+    /// Rings when a server gives more connections than are leased, and they are wanted; none where all are this process's own.
+    short_of_lease: Option<Bell>,
     servers: Mutex<BTreeMap<ServerName, Arc<Quota>>>,
     /// Of those that have pools.
     tenants: Mutex<HashMap<TenantId, Weak<Quota>>>,
@@ -21,13 +23,41 @@ pub struct ServerUse {
     pub name: ServerName,
     /// What its quota stands at.
     pub standing: Standing,
+    /// How many of its connections are this process's, where others may have some, too.
+    pub leased: Option<u32>,
+}
+
+impl std::fmt::Debug for Quotas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quotas").field("servers", &self.servers).finish_non_exhaustive()
+    }
 }
 
 impl Quotas {
+    /// Those of a process that has none of a server's bound for itself, but leases some. The bell rings when it wants more.
+    #[must_use]
+    pub fn leased(short_of_lease: Bell) -> Self {
+        Self { short_of_lease: Some(short_of_lease), ..Self::default() }
+    }
+
+    /// Those of servers.
+    #[must_use]
+    pub fn of_servers(&self) -> Vec<(ServerName, Arc<Quota>)> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.iter().map(|(name, quota)| (name.clone(), Arc::clone(quota))).collect()
+    }
+
+    fn of_server(&self, most: u32) -> Arc<Quota> {
+        match &self.short_of_lease {
+            Some(bell) => Quota::leased(most, Arc::clone(bell)),
+            None => Quota::new(most),
+        }
+    }
+
     /// That of a server, which may have so many connections (zero: any number) from now on.
     pub fn server(&self, name: &ServerName, most: u32) -> Arc<Quota> {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let quota = servers.entry(name.clone()).or_insert_with(|| Quota::new(most));
+        let quota = servers.entry(name.clone()).or_insert_with(|| self.of_server(most));
         quota.set_most(most);
         Arc::clone(quota)
     }
@@ -58,7 +88,10 @@ impl Quotas {
     /// All servers that pools have had connections to.
     #[must_use]
     pub fn servers(&self) -> Vec<ServerUse> {
-        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.iter().map(|(name, quota)| ServerUse { name: name.clone(), standing: quota.standing() }).collect()
+        let state = |(name, quota): (ServerName, Arc<Quota>)| {
+            let leased = quota.holding().and_then(|holding| holding.lease);
+            ServerUse { name, standing: quota.standing(), leased }
+        };
+        self.of_servers().into_iter().map(state).collect()
     }
 }

@@ -13,6 +13,8 @@ use crate::tenant::TenantName;
 
 /// A suspended tenant is out within a second only if changes are looked for at least this often.
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(500);
+/// Leases are renewed every second: shorter ones would end whenever the registry takes a moment.
+const LEASE_TTL_MIN: Duration = Duration::from_secs(3);
 
 /// One thing that is wrong, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +111,8 @@ fn registry(config: &Config, problems: &mut Problems) {
         "registry.poll_interval",
         "must be at most 500ms, so that a suspension holds within a second",
     );
+    let lasting = registry.lease_ttl >= LEASE_TTL_MIN;
+    problems.unless(lasting, "registry.lease_ttl", "must be at least 3s: leases are renewed every second");
 }
 
 fn identify(config: &Config, problems: &mut Problems) {

@@ -241,6 +241,7 @@ fn databases(view: &View) -> Rows {
         "server_max_connections",
         "server_connections",
         "server_waiting",
+        "server_leased",
     ]);
     for pool in &view.pools {
         let tenant = tenant_of(pool, view);
@@ -273,6 +274,7 @@ fn databases(view: &View) -> Rows {
             standing.most.into(),
             standing.used.into(),
             standing.wanted.into(),
+            server.and_then(|server| server.leased).unwrap_or(standing.most).into(),
         ]);
     }
     rows

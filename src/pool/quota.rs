@@ -20,9 +20,16 @@ pub(super) const TURN: Duration = Duration::from_millis(100);
 pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// Permits for connections, common to pools of several threads.
-#[derive(Debug)]
 pub struct Quota {
     books: Mutex<Books>,
+    /// Rings when more are wanted than are leased.
+    short_of_lease: Option<Bell>,
+}
+
+impl std::fmt::Debug for Quota {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quota").field("books", &self.books).finish_non_exhaustive()
+    }
 }
 
 /// A quota at one moment.
@@ -34,6 +41,21 @@ pub struct Standing {
     pub used: u32,
     /// Permits that pools wait for.
     pub wanted: u32,
+}
+
+/// What a quota with others like it elsewhere has of what all may have together, and has use for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    /// Most permits of all together.
+    pub most: u32,
+    /// Most that there will be before another lease: what is leased, or more if more are out.
+    pub held: u32,
+    /// What is leased; none where all is its own.
+    pub lease: Option<u32>,
+    /// Permits whose connections are not idle, and those that pools wait for.
+    pub need: u32,
+    /// Permits that are out or reserved.
+    pub used: u32,
 }
 
 /// What a pool can see of its account without a lock.
@@ -52,6 +74,8 @@ pub(super) struct Signals {
 #[derive(Debug)]
 struct Books {
     most: u32,
+    /// What it may have of these, where others have the rest.
+    lease: Option<u32>,
     /// Out or reserved.
     used: u32,
     /// Asked for and not reserved yet.
@@ -94,18 +118,58 @@ impl Quota {
     /// At most so many permits; zero for any number.
     #[must_use]
     pub fn new(most: u32) -> Arc<Self> {
+        Self::make(most, None, None)
+    }
+
+    /// One that shares a bound with others elsewhere: none of it is its own until [`Quota::set_lease`] says so. The bell rings when more
+    /// is wanted than it has.
+    #[must_use]
+    pub fn leased(most: u32, short_of_lease: Bell) -> Arc<Self> {
+        Self::make(most, Some(0), Some(short_of_lease))
+    }
+
+    fn make(most: u32, lease: Option<u32>, short_of_lease: Option<Bell>) -> Arc<Self> {
         let (entries, now) = (BTreeMap::new(), 0);
-        let books = Books { most, used: 0, wanted: 0, entries, next_number: 0, turns: now, pressed: false };
-        Arc::new(Self { books: Mutex::new(books) })
+        let books = Books { most, lease, used: 0, wanted: 0, entries, next_number: 0, turns: now, pressed: false };
+        Arc::new(Self { books: Mutex::new(books), short_of_lease })
     }
 
     /// Another bound. What is out beyond it is called in.
     pub fn set_most(&self, most: u32) {
         let mut books = self.books();
-        if books.most != most {
-            books.most = most;
+        if books.most == most {
+            return;
+        }
+        if books.most == 0 && books.lease.is_some() {
+            // Nothing was leased while there was no bound: what is out stays, and there will not be more until more is leased.
+            books.lease = Some(books.used);
+        }
+        books.most = most;
+        books.balance(Instant::now());
+        self.ring_if_short(&books);
+    }
+
+    /// How many of all permits are its own from now on; none: all of them. What is out beyond that is called in.
+    pub fn set_lease(&self, lease: Option<u32>) {
+        let mut books = self.books();
+        if books.lease != lease {
+            books.lease = lease;
             books.balance(Instant::now());
         }
+    }
+
+    /// What it has of what it shares, and has use for; none without a bound.
+    #[must_use]
+    pub fn holding(&self) -> Option<Holding> {
+        let books = self.books();
+        let Books { most, lease, used, .. } = *books;
+        let held = lease.unwrap_or(0).max(used);
+        (most > 0).then(|| Holding { most, held, lease, need: books.need(), used })
+    }
+
+    fn ring_if_short(&self, books: &Books) {
+        let is_short = books.wanted > 0 && books.lease.is_some_and(|lease| lease < books.most);
+        self.short_of_lease.iter().filter(|_| is_short).for_each(|bell| bell());
     }
 
     /// What it stands at.
@@ -159,6 +223,7 @@ impl Quota {
         entry.wants += more;
         books.wanted += more;
         books.balance(Instant::now());
+        self.ring_if_short(&books);
     }
 
     /// Stands in line no longer, and takes nothing that was reserved.
@@ -282,8 +347,22 @@ impl Debts {
 }
 
 impl Books {
+    /// Most permits here; none for any number.
+    fn bound(&self) -> Option<u32> {
+        (self.most > 0).then(|| self.lease.map_or(self.most, |lease| lease.min(self.most)))
+    }
+
     fn has_room(&self) -> bool {
-        self.most == 0 || self.used < self.most
+        self.bound().is_none_or(|bound| self.used < bound)
+    }
+
+    /// What is not idle and will not be gone, and what is wanted.
+    fn need(&self) -> u32 {
+        let busy = |entry: &Entry| {
+            let staying = (entry.held + entry.reserved).saturating_sub(entry.closing);
+            staying.saturating_sub(entry.signals.idle.load(Ordering::Relaxed))
+        };
+        self.entries.values().map(busy).sum::<u32>() + self.wanted
     }
 
     fn take(&mut self, number: u64, now: Instant) -> bool {
@@ -312,7 +391,7 @@ impl Books {
 
     /// Gives out what is free, and says who owes what for those who still wait. Called after every change.
     fn balance(&mut self, now: Instant) {
-        let excess = if self.most == 0 { 0 } else { self.used.saturating_sub(self.most) };
+        let excess = self.bound().map_or(0, |bound| self.used.saturating_sub(bound));
         if self.wanted == 0 && excess == 0 {
             if self.pressed {
                 self.publish(&Debts::default(), false);

@@ -6,6 +6,7 @@ mod attempts;
 mod clients;
 mod error;
 mod homes;
+mod leases;
 mod listener;
 mod login;
 mod operations;
@@ -35,13 +36,14 @@ use self::adoption::Adoption;
 use self::attempts::Attempts;
 use self::clients::Clients;
 use self::homes::Homes;
+use self::leases::Leasing;
 use self::listener::Listeners;
 use self::operations::Order;
 use self::peers::Peers;
 use self::seats::Seats;
 use self::worker::{Command, Configuration, Settings, Worker};
 use crate::auth::MockKey;
-use crate::backend::{PoolBudget, Quotas, ServerUse};
+use crate::backend::{PoolBudget, ServerUse};
 use crate::frontend::{Encryption, IdentifyConfig, ListenConfig};
 use crate::net::Detached;
 use crate::net::tls::{install_provider, server_config};
@@ -109,7 +111,7 @@ struct Shared {
     mock: MockKey,
     keys: CancelKeys,
     peers: Peers,
-    quotas: Arc<Quotas>,
+    leasing: Arc<Leasing>,
     homes: Homes,
     budget: Arc<PoolBudget>,
     seats: Arc<Seats>,
@@ -141,6 +143,7 @@ pub struct Proxy {
     accepting: Option<JoinHandle<()>>,
     watching: JoinHandle<()>,
     recording: JoinHandle<()>,
+    leasing: JoinHandle<()>,
     /// What other instances pass on is heard as long as there are sessions.
     meeting: JoinSet<()>,
     requests: UnboundedReceiver<Request>,
@@ -170,13 +173,13 @@ impl Proxy {
         let (met, peer_listener) = Peers::bind(config.listen.peer_address.as_deref()).await?;
         let (peers, inboxes): (Vec<_>, Vec<_>) =
             (0..threads(config.listen.threads)).map(|_| unbounded_channel()).unzip();
-        let (quotas, budget) = (Arc::<Quotas>::default(), PoolBudget::new(config.pool.max_pools));
+        let (leasing, budget) = (Leasing::new(&registry), PoolBudget::new(config.pool.max_pools));
         let (pool, limits, timeouts) = (config.pool, config.limits, config.timeouts);
         let settings = Settings {
             front: Handle::current(),
             engine: config.listen.engine,
             budget: Arc::clone(&budget),
-            quotas: Arc::clone(&quotas),
+            quotas: Arc::clone(leasing.quotas()),
             configuration: Configuration { pool, limits, timeouts },
             keys: keys.clone(),
             peers,
@@ -198,7 +201,7 @@ impl Proxy {
             mock: MockKey::random(),
             keys,
             peers: met,
-            quotas,
+            leasing: Arc::clone(&leasing),
             homes: Homes::new(workers.len()),
             budget,
             seats: Arc::default(),
@@ -220,12 +223,13 @@ impl Proxy {
         let accepting = Some(tokio::spawn(accept(Arc::clone(&shared), listeners)));
         let watching = tokio::spawn(watch::follow(Arc::clone(&shared)));
         let recording = tokio::spawn(activity::keep(Arc::clone(&shared)));
+        let leasing = tokio::spawn(leasing.keep());
         let mut meeting = JoinSet::new();
         if let Some(listener) = peer_listener {
             meeting.spawn(peers::listen(Arc::clone(&shared), listener));
             meeting.spawn(Peers::keep(Arc::clone(&shared)));
         }
-        Ok(Self { shared, tcp_address, unix_path, accepting, watching, recording, meeting, requests })
+        Ok(Self { shared, tcp_address, unix_path, accepting, watching, recording, leasing, meeting, requests })
     }
 
     /// Where it listens for TCP.
@@ -267,7 +271,7 @@ impl Proxy {
     /// How far the connections of each server are used by all pools together.
     #[must_use]
     pub fn servers(&self) -> Vec<ServerUse> {
-        self.shared.quotas.servers()
+        self.shared.leasing.quotas().servers()
     }
 
     /// How many clients are connected.
@@ -325,6 +329,7 @@ impl Proxy {
         let _ = (&mut self.watching).await;
         let _ = (&mut self.recording).await;
         self.shared.closing.send_replace(true);
+        self.shared.leasing.leave();
         tracing::info!(clients = self.clients(), "draining");
         self.tell_all(|| Command::Drain);
         if !self.all_gone_within(grace).await {
@@ -342,6 +347,7 @@ impl Proxy {
         self.meeting.shutdown().await;
         self.shared.peers.leave(&self.shared.registry).await;
         self.tell_all(|| Command::Stop);
+        let leasing = Arc::clone(&self.shared.leasing);
         let joined = tokio::task::spawn_blocking(move || {
             // Logins still under way hold the other references; they end with the runtime.
             if let Some(shared) = Arc::into_inner(self.shared) {
@@ -351,6 +357,7 @@ impl Proxy {
         if let Err(error) = joined.await {
             tracing::error!(%error, "relay threads were not waited for");
         }
+        leasing.end(self.leasing).await;
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {

@@ -32,7 +32,7 @@ impl View {
     /// How far the servers' connections are used.
     #[must_use]
     pub fn servers(&self) -> Vec<ServerUse> {
-        self.shared.upgrade().map(|shared| shared.quotas.servers()).unwrap_or_default()
+        self.shared.upgrade().map(|shared| shared.leasing.quotas().servers()).unwrap_or_default()
     }
 
     /// All its sessions and pools, as the console has them.

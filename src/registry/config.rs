@@ -36,6 +36,9 @@ pub struct Config {
     /// How often the control plane in the serving process looks for tenants that are not provisioned yet; never when zero.
     #[serde(with = "humantime_serde")]
     pub reconcile_interval: Duration,
+    /// How long an instance that is not heard of keeps its part of the servers' connections.
+    #[serde(with = "humantime_serde")]
+    pub lease_ttl: Duration,
     /// Connections to the registry database.
     pub pool_size: usize,
     /// How long one registry query may take, connecting included.
@@ -56,6 +59,7 @@ impl Default for Config {
             stale_max: Duration::from_secs(24 * 3600),
             activity_interval: Duration::from_secs(60),
             reconcile_interval: Duration::ZERO,
+            lease_ttl: Duration::from_secs(10),
             pool_size: 4,
             timeout: Duration::from_secs(5),
         }
@@ -75,6 +79,7 @@ impl fmt::Debug for Config {
             .field("stale_max", &self.stale_max)
             .field("activity_interval", &self.activity_interval)
             .field("reconcile_interval", &self.reconcile_interval)
+            .field("lease_ttl", &self.lease_ttl)
             .field("pool_size", &self.pool_size)
             .field("timeout", &self.timeout)
             .finish()

@@ -161,6 +161,13 @@ impl RegistryError {
         }
     }
 
+    /// Whether the registry is there, but has no leases for the one who asked: an older one (undefined_table, undefined_function), or
+    /// a role without the right to them (insufficient_privilege).
+    #[must_use]
+    pub fn has_no_leases(&self) -> bool {
+        matches!(self.sqlstate(), Some("42P01" | "42883" | "42501"))
+    }
+
     /// Whether a name, place or role was refused because it is another's.
     #[must_use]
     pub fn is_taken(&self) -> bool {

@@ -18,6 +18,7 @@ use super::database::Database;
 use super::error::{RegistryError, Unavailable};
 use super::file::FileStore;
 use super::instances::Instance;
+use super::leases::{Ask, Leases};
 use super::standing::Standing;
 use super::{snapshot, watch};
 use crate::tenant::{Tenant, TenantId, TenantName};
@@ -33,6 +34,7 @@ struct Shared {
     changes: broadcast::Sender<Change>,
     tasks: Vec<JoinHandle<()>>,
     activity_interval: Duration,
+    lease_ttl: Option<Duration>,
 }
 
 enum Store {
@@ -53,11 +55,11 @@ impl Registry {
             (None, Some(path)) => (Store::File(FileStore::open(path).await?), Vec::new()),
             _ => return Err(RegistryError::NoStore),
         };
-        let activity_interval = match store {
-            Store::Database(_) => config.activity_interval,
-            Store::File(_) => Duration::ZERO,
+        let (activity_interval, lease_ttl) = match store {
+            Store::Database(_) => (config.activity_interval, Some(config.lease_ttl)),
+            Store::File(_) => (Duration::ZERO, None),
         };
-        Ok(Self { shared: Arc::new(Shared { store, changes, tasks, activity_interval }) })
+        Ok(Self { shared: Arc::new(Shared { store, changes, tasks, activity_interval, lease_ttl }) })
     }
 
     async fn open_database(
@@ -184,6 +186,34 @@ impl Registry {
     pub async fn leave(&self, id: Uuid) -> Result<(), RegistryError> {
         match &self.shared.store {
             Store::Database(database) => database.leave(id).await,
+            Store::File(_) => Ok(()),
+        }
+    }
+
+    /// How long a lease of a server's connections holds that is not renewed; none where there is nobody to share them with.
+    #[must_use]
+    pub fn lease_ttl(&self) -> Option<Duration> {
+        self.shared.lease_ttl
+    }
+
+    /// Renews an instance's leases, and tells what all instances have of these servers. A file has none.
+    ///
+    /// # Errors
+    /// As [`Registry::meet`].
+    pub async fn lease(&self, ask: &Ask) -> Result<Vec<Leases>, RegistryError> {
+        match (&self.shared.store, self.shared.lease_ttl) {
+            (Store::Database(database), Some(ttl)) => database.lease(ask, ttl).await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Gives an instance's leases back.
+    ///
+    /// # Errors
+    /// As [`Registry::meet`].
+    pub async fn end_leases(&self, id: Uuid) -> Result<(), RegistryError> {
+        match &self.shared.store {
+            Store::Database(database) => database.end_leases(id).await,
             Store::File(_) => Ok(()),
         }
     }

@@ -38,6 +38,7 @@ const MIGRATIONS: &[Migration] = migrations![
     8 "0008_instances",
     9 "0009_addresses",
     10 "0010_limits",
+    11 "0011_leases",
 ];
 
 /// One migration, and whether the registry has it.

@@ -14,6 +14,7 @@ mod file;
 mod handle;
 mod imports;
 mod instances;
+mod leases;
 mod migrations;
 mod queries;
 mod record;
@@ -35,6 +36,7 @@ pub use error::{RegistryError, Unavailable};
 pub use handle::{ReadAgain, Registry};
 pub use imports::ImportRecord;
 pub use instances::Instance;
+pub use leases::{Ask, Lease, Leases, Wish};
 pub use migrations::MigrationState;
 pub use rows::{
     Filter, LogEntry, ModuleRow, PlacementRow, PlacementStatus, PlacementVersion, Put, TenantDetails, TenantRow,

@@ -267,6 +267,14 @@ pub(super) const ACTIVITY: &str = "
         SELECT * FROM pgtenant.activity AS a WHERE a.tenant_id OPERATOR(pg_catalog.=) wanted.id LIMIT 1
     ) AS a";
 
+/// `$1`: an instance, `$2`: its count of requests, `$3`: for how many seconds, `$4`: whether it drains; `$5` to `$8`: servers, and of each how
+/// many connections it holds, needs and asks for. All leases of these servers.
+pub(super) const LEASE: &str = "
+    SELECT l.server, l.most, l.period, l.instance, l.connections, l.need, l.leaving
+    FROM pgtenant.lease_connections($1, $2, $3, $4, $5, $6, $7, $8) AS l";
+/// `$1`: an instance that is no more.
+pub(super) const END_LEASES: &str = "SELECT pgtenant.end_leases($1)";
+
 /// `$1`: an instance, `$2`: where it is. The addresses of the others.
 pub(super) const MEET: &str = "SELECT a.address FROM pgtenant.meet_instances($1, $2) AS a(address)";
 /// `$1`: an instance.

@@ -47,6 +47,8 @@ mod instances;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
+mod leases;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod migrate;

@@ -3,6 +3,7 @@
 mod admin;
 mod changes;
 mod fixture;
+mod leases;
 mod lookup;
 mod outage;
 mod scale;
