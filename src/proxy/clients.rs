@@ -13,7 +13,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// One more, unless there are `max` already. Only the one task that accepts clients asks.
+    /// One more, unless there are `max` already. Only whoever has the door asks.
     pub(super) fn enter(self: &Arc<Self>, max: u32) -> Option<Slot> {
         if self.count() >= max {
             return None;

@@ -1,4 +1,4 @@
-//! Which thread a new client is handed to: the one where the last client from the same address had its placement, so that it need not
+//! Which thread a new client begins on: the one where the last client from the same address had its placement, so that it need not
 //! move after its login. A guess, of which nothing but a move depends.
 
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -34,12 +35,18 @@ pub struct Inherited {
 
 /// Where clients can connect.
 pub(super) struct Listeners {
-    tcp: Option<AsyncFd<TcpListener>>,
+    tcp: Option<Arc<TcpListener>>,
     unix: Option<UnixSocket>,
 }
 
+/// The same, watched by the runtime of one thread.
+pub(super) struct Watched {
+    tcp: Option<AsyncFd<Arc<TcpListener>>>,
+    unix: Option<AsyncFd<Arc<UnixListener>>>,
+}
+
 struct UnixSocket {
-    listener: AsyncFd<UnixListener>,
+    listener: Arc<UnixListener>,
     path: PathBuf,
     /// Device and inode of the socket that was bound here; none where somebody else looks after it.
     bound: Option<(u64, u64)>,
@@ -59,7 +66,7 @@ impl Listeners {
     async fn bind(config: &ListenConfig) -> Result<Self, Error> {
         let reuse = config.reuse_port;
         let tcp = if config.address.is_empty() { None } else { Some(bind_tcp(&config.address, reuse).await?) };
-        let taken = tcp.as_ref().and_then(|tcp| tcp.get_ref().local_addr().ok());
+        let taken = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
         let port = taken.map_or(DEFAULT_PORT, |address| address.port());
         let unix = match &config.unix_socket_dir {
             Some(directory) => Some(bind_unix(directory.join(format!(".s.PGSQL.{port}")), reuse)?),
@@ -70,7 +77,7 @@ impl Listeners {
 
     /// The TCP address, with the port that was taken if 0 was configured.
     pub(super) fn tcp_address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref()?.get_ref().local_addr().ok()
+        self.tcp.as_ref()?.local_addr().ok()
     }
 
     /// The Unix socket.
@@ -78,12 +85,24 @@ impl Listeners {
         self.unix.as_ref().map(|unix| unix.path.clone())
     }
 
+    /// Has the runtime that this is called in watch for clients.
+    ///
+    /// # Errors
+    /// The runtime's, when the kernel is short of memory.
+    pub(super) fn watch(&self) -> io::Result<Watched> {
+        let tcp = self.tcp.as_ref().map(watched).transpose()?;
+        let unix = self.unix.as_ref().map(|unix| watched(&unix.listener)).transpose()?;
+        Ok(Watched { tcp, unix })
+    }
+}
+
+impl Watched {
     /// The next client, which belongs to no runtime yet. Cancel-safe.
     pub(super) async fn accept(&self) -> Detached {
         loop {
             let accepted = tokio::select! {
-                accepted = next(self.tcp.as_ref(), accept_tcp) => accepted,
-                accepted = next(self.unix.as_ref().map(|unix| &unix.listener), accept_unix) => accepted,
+                accepted = next(self.tcp.as_ref(), |listener| accept_tcp(listener)) => accepted,
+                accepted = next(self.unix.as_ref(), |listener| accept_unix(listener)) => accepted,
             };
             match accepted {
                 Ok(client) => return client,
@@ -121,31 +140,34 @@ async fn next<L: AsRawFd>(
     deprecated,
     reason = "its successor is unsafe because of values that change or close their descriptor; a listener does neither"
 )]
-fn watched<L: Into<OwnedFd> + AsRawFd>(listener: L) -> io::Result<AsyncFd<L>> {
-    AsyncFd::with_interest(listener, Interest::READABLE)
+fn watched<L: AsRawFd>(listener: &Arc<L>) -> io::Result<AsyncFd<Arc<L>>>
+where
+    Arc<L>: AsRawFd,
+{
+    AsyncFd::with_interest(Arc::clone(listener), Interest::READABLE)
 }
 
 fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-fn adopt_tcp(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+fn adopt_tcp(listener: TcpListener) -> io::Result<Arc<TcpListener>> {
     prepare_listener(&listener)?;
     listener.set_nonblocking(true)?;
-    watched(listener)
+    Ok(Arc::new(listener))
 }
 
 fn adopt_unix(listener: UnixListener) -> io::Result<UnixSocket> {
     listener.set_nonblocking(true)?;
     let path = listener.local_addr()?.as_pathname().map(Path::to_path_buf).unwrap_or_default();
-    Ok(UnixSocket { listener: watched(listener)?, path, bound: None })
+    Ok(UnixSocket { listener: Arc::new(listener), path, bound: None })
 }
 
-async fn bind_tcp(address: &str, reuse_port: bool) -> Result<AsyncFd<TcpListener>, Error> {
+async fn bind_tcp(address: &str, reuse_port: bool) -> Result<Arc<TcpListener>, Error> {
     let failed = |source| Error::Listen { address: address.to_owned(), source };
     let resolved = tokio::net::lookup_host(address).await.map_err(failed)?.next();
     let resolved = resolved.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-    let bind = || -> io::Result<AsyncFd<TcpListener>> {
+    let bind = || -> io::Result<Arc<TcpListener>> {
         let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(reuse_port)?;
@@ -153,7 +175,7 @@ async fn bind_tcp(address: &str, reuse_port: bool) -> Result<AsyncFd<TcpListener
         socket.set_nonblocking(true)?;
         socket.bind(&resolved.into())?;
         socket.listen(BACKLOG)?;
-        watched(socket.into())
+        Ok(Arc::new(socket.into()))
     };
     bind().map_err(failed)
 }
@@ -174,11 +196,10 @@ fn bind_unix(path: PathBuf, replace: bool) -> Result<UnixSocket, Error> {
     }
     let listener = UnixListener::bind(&new).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    let listener = watched(listener).map_err(failed)?;
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o777)).map_err(failed)?;
     std::fs::rename(&new, &path).map_err(failed)?;
     let bound = socket_at(&path);
-    Ok(UnixSocket { listener, path, bound })
+    Ok(UnixSocket { listener: Arc::new(listener), path, bound })
 }
 
 /// Device and inode of the socket at this path, if there is one.

@@ -35,25 +35,28 @@ type Places = (Slot, Seated);
 /// How long a balancer may take to say who its client is.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a thread does with a new client: takes it as far as its session, within the login time-out, and serves it there or sends it to the
-/// thread where its placement is.
-pub(super) fn login(shared: Arc<Shared>, client: Detached, slot: Slot) -> Command {
-    Command::Run(Box::new(move |begin| {
-        let begin = Rc::clone(begin);
-        tokio::task::spawn_local(async move {
-            // Boxed: what a login needs is not kept while its session lasts.
-            let session = Box::pin(async {
-                let live = shared.live.load_full();
-                let from = *client.peer();
-                let stream = introduce(&live, client).await?;
-                let (peer, deadline) = (stream.peer().to_string(), Instant::now() + live.timeouts.login);
-                Login { shared, live, begin, from, peer, deadline }.in_time(stream, slot).await
-            });
-            if let Some(session) = session.await {
-                session.await;
-            }
+/// Takes a new client of this thread as far as its session, within the login time-out, and serves it here or sends it to the thread where
+/// its placement is.
+pub(super) fn login(shared: Arc<Shared>, client: Detached, slot: Slot, begin: &Rc<Begin>) {
+    let begin = Rc::clone(begin);
+    tokio::task::spawn_local(async move {
+        // Boxed: what a login needs is not kept while its session lasts.
+        let session = Box::pin(async {
+            let live = shared.live.load_full();
+            let from = *client.peer();
+            let stream = introduce(&live, client).await?;
+            let (peer, deadline) = (stream.peer().to_string(), Instant::now() + live.timeouts.login);
+            Login { shared, live, begin, from, peer, deadline }.in_time(stream, slot).await
         });
-    }))
+        if let Some(session) = session.await {
+            session.await;
+        }
+    });
+}
+
+/// What another thread does with a new client that is likely to stay there: the same.
+pub(super) fn login_there(shared: Arc<Shared>, client: Detached, slot: Slot) -> Command {
+    Command::Run(Box::new(move |begin| login(shared, client, slot, begin)))
 }
 
 /// The client, with its own address where a balancer brings it; none if there is nobody to talk to.

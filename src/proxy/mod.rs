@@ -4,6 +4,7 @@ mod activity;
 mod adoption;
 mod attempts;
 mod clients;
+mod door;
 mod error;
 mod homes;
 mod leases;
@@ -28,13 +29,14 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch as watch_channel;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::activity::Activity;
 use self::adoption::Adoption;
 use self::attempts::Attempts;
 use self::clients::Clients;
+use self::door::Door;
 use self::homes::Homes;
 use self::leases::Leasing;
 use self::listener::Listeners;
@@ -45,7 +47,6 @@ use self::worker::{Command, Configuration, Settings, Worker};
 use crate::auth::MockKey;
 use crate::backend::{PoolBudget, ServerUse};
 use crate::frontend::{Encryption, IdentifyConfig, ListenConfig};
-use crate::net::Detached;
 use crate::net::tls::{install_provider, server_config};
 use crate::registry::Registry;
 use crate::session::{CancelKeys, ClientState, Doing};
@@ -66,10 +67,6 @@ const SURPLUS_MAX: usize = 64;
 const CONSOLE_USERS_MAX: usize = 32;
 /// How often it is said who is still waited for.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
-/// Clients that are in the listening sockets' queues when accepting ends are taken as long as each is there at once.
-const LAST_CLIENT_TIMEOUT: Duration = Duration::from_millis(5);
-/// Most of them; on a port that a successor listens on, too, new ones come for as long as this process listens.
-const LAST_CLIENTS_MAX: usize = 1000;
 /// How long sessions have to end when they were told to end now.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -140,7 +137,8 @@ pub struct Proxy {
     shared: Arc<Shared>,
     tcp_address: Option<SocketAddr>,
     unix_path: Option<PathBuf>,
-    accepting: Option<JoinHandle<()>>,
+    /// Told when no client is accepted any more.
+    accepting: Option<oneshot::Receiver<()>>,
     watching: JoinHandle<()>,
     recording: JoinHandle<()>,
     leasing: JoinHandle<()>,
@@ -220,7 +218,7 @@ impl Proxy {
             full: Notify::new(),
             closing: watch_channel::Sender::new(false),
         });
-        let accepting = Some(tokio::spawn(accept(Arc::clone(&shared), listeners)));
+        let accepting = Some(Door::open(&shared, listeners));
         let watching = tokio::spawn(watch::follow(Arc::clone(&shared)));
         let recording = tokio::spawn(activity::keep(Arc::clone(&shared)));
         let leasing = tokio::spawn(leasing.keep());
@@ -420,34 +418,5 @@ fn threads(configured: usize) -> usize {
     match configured {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
-    }
-}
-
-/// Accepts clients and hands them out to the threads, until there are to be no more. Those who are waiting to be accepted then are let
-/// in, too: a listening socket that is closed resets them.
-async fn accept(shared: Arc<Shared>, listeners: Listeners) {
-    loop {
-        tokio::select! {
-            client = listeners.accept() => receive(&shared, client),
-            () = shared.full.notified() => break,
-        }
-    }
-    for _ in 0..LAST_CLIENTS_MAX {
-        let Ok(client) = tokio::time::timeout(LAST_CLIENT_TIMEOUT, listeners.accept()).await else { break };
-        receive(&shared, client);
-    }
-}
-
-fn receive(shared: &Arc<Shared>, client: Detached) {
-    let max = shared.live.load().listen.max_clients;
-    if let Some(slot) = shared.clients.enter(max) {
-        let guess = shared.homes.guess(client.peer());
-        shared.workers[guess].tell(login::login(Arc::clone(shared), client, slot));
-    } else if let Ok(surplus) = Arc::clone(&shared.surplus).try_acquire_owned() {
-        let shared = Arc::clone(shared);
-        tokio::spawn(async move {
-            login::refuse_surplus(shared, client).await;
-            drop(surplus);
-        });
     }
 }

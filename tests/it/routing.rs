@@ -1,5 +1,7 @@
 //! From a connection string to the tenant's own place.
 
+use tokio::net::TcpStream;
+
 use crate::support::{MODULES, Wire, connect, one, proxy, refusal, unique, wire, world};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,6 +18,23 @@ async fn every_tenant_finds_its_own_rows_in_every_kind_of_place() {
         }
     }
     proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_let_in_wherever_those_before_them_have_gone() {
+    let world = world().await;
+    let acme = world.tenant("acme").await;
+    let proxy = proxy(world, |config| config.listen.threads = 3).await;
+    // Each module has a thread of its own choice, to which the listening sockets follow so many in a row.
+    for (module, _, _) in MODULES.repeat(2) {
+        for _ in 0..12 {
+            let client = proxy.connect(&acme, module).await;
+            assert_eq!(one(&client, "SELECT string_agg(note, ',') FROM notes").await, acme.slug, "{module}");
+        }
+    }
+    let address = proxy.address;
+    proxy.stop().await;
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
