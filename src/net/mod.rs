@@ -19,6 +19,6 @@ pub use connect::{connect_tcp, server_name};
 pub use engine::{Engine, EngineChoice};
 pub use error::TlsError;
 pub use record::TlsInfo;
-pub use socket::{PeerState, prepare_listener};
+pub use socket::{PeerState, defer_accept, prepare_listener};
 pub use stream::{Detached, Peer, Stream};
 pub use tls::ServerTls;

@@ -1,7 +1,8 @@
 //! The operating system's sockets, TCP and Unix, behind one type.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -49,10 +50,40 @@ impl PeerState {
 /// A connected socket, registered with the runtime it was made in.
 #[derive(Debug)]
 pub(super) enum Socket {
+    /// Not registered anywhere before it has to wait.
+    Fresh(Fresh),
     Tcp(TcpStream),
     Unix(UnixStream),
     /// Either of them, in the thread's ring.
     Ring(RingSocket),
+}
+
+/// A socket that has not had to wait yet. To ask the system at once whether there is something to do, and not the runtime, saves
+/// a turn of its loop where there is, as at the beginning of a session.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    /// None where the runtime could not take it.
+    socket: Option<BareSocket>,
+    /// How often it may go on without waiting: the runtime lets others have their turn.
+    left: u8,
+}
+
+/// Reads and writes of a socket before the runtime gets it, whether it has to wait or not.
+const FRESH_MAX: u8 = 16;
+
+impl Fresh {
+    /// What the system does at once; none if that is to wait.
+    fn at_once<T>(&mut self, call: impl FnOnce(&BareSocket) -> io::Result<T>) -> Option<io::Result<T>> {
+        self.left = self.left.checked_sub(1)?;
+        match call(self.socket.as_ref()?) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            done => Some(done),
+        }
+    }
+
+    fn socket(&self) -> io::Result<&BareSocket> {
+        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
 }
 
 /// A connected socket that belongs to no runtime.
@@ -63,10 +94,27 @@ pub(super) enum BareSocket {
 }
 
 impl Socket {
+    /// Registers it with tokio if it is not yet.
+    #[cold]
+    fn register(&mut self) -> io::Result<()> {
+        if let Self::Fresh(fresh) = self {
+            let socket = fresh.socket.take().ok_or(io::ErrorKind::NotConnected)?;
+            *self = socket.register()?;
+        }
+        Ok(())
+    }
+
     #[inline]
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        if let Self::Ring(socket) = self {
-            return socket.poll_read(cx, buf);
+        match self {
+            Self::Ring(socket) => return socket.poll_read(cx, buf),
+            Self::Fresh(fresh) => {
+                if let Some(read) = fresh.at_once(|socket| socket.read(buf)) {
+                    return Poll::Ready(read);
+                }
+                self.register()?;
+            }
+            Self::Tcp(_) | Self::Unix(_) => {}
         }
         let mut buf = ReadBuf::new(buf);
         ready!(self.poll_read_buf(cx, &mut buf))?;
@@ -83,6 +131,11 @@ impl Socket {
                 buf.advance(read);
                 Poll::Ready(Ok(()))
             }
+            Self::Fresh(_) => {
+                let read = ready!(self.poll_read(cx, buf.initialize_unfilled()))?;
+                buf.advance(read);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
@@ -92,6 +145,13 @@ impl Socket {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Ring(socket) => socket.poll_write(cx, buf),
+            Self::Fresh(fresh) => {
+                if let Some(written) = fresh.at_once(|socket| socket.write(buf)) {
+                    return Poll::Ready(written);
+                }
+                self.register()?;
+                self.poll_write(cx, buf)
+            }
         }
     }
 
@@ -108,6 +168,10 @@ impl Socket {
                 let first = bufs.iter().find(|buf| !buf.is_empty());
                 socket.poll_write(cx, first.map_or(&[], |buf| &**buf))
             }
+            Self::Fresh(_) => {
+                self.register()?;
+                self.poll_write_vectored(cx, bufs)
+            }
         }
     }
 
@@ -117,13 +181,17 @@ impl Socket {
             Self::Tcp(socket) => socket.poll_read_ready(cx),
             Self::Unix(socket) => socket.poll_read_ready(cx),
             Self::Ring(socket) => socket.poll_read_ready(cx),
+            Self::Fresh(_) => {
+                self.register()?;
+                self.poll_read_ready(cx)
+            }
         }
     }
 
     /// Waits until everything written is with the kernel, where a ring takes it before.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Fresh(_) | Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
             Self::Ring(socket) => socket.poll_sent(cx),
         }
     }
@@ -134,6 +202,9 @@ impl Socket {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Ring(socket) => socket.poll_shutdown(cx),
+            Self::Fresh(fresh) => {
+                Poll::Ready(fresh.socket().and_then(|socket| SockRef::from(socket).shutdown(Shutdown::Write)))
+            }
         });
         Poll::Ready(match result {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -155,6 +226,7 @@ impl Socket {
             Self::Tcp(socket) => PeerState::of(socket.as_fd()),
             Self::Unix(socket) => PeerState::of(socket.as_fd()),
             Self::Ring(socket) => socket.ask(PeerState::of),
+            Self::Fresh(fresh) => PeerState::of(fresh.socket()?.as_fd()),
         }
     }
 
@@ -163,11 +235,13 @@ impl Socket {
             Self::Tcp(socket) => socket.as_fd().try_clone_to_owned(),
             Self::Unix(socket) => socket.as_fd().try_clone_to_owned(),
             Self::Ring(socket) => socket.duplicate(),
+            Self::Fresh(fresh) => fresh.socket()?.as_fd().try_clone_to_owned(),
         }
     }
 
     pub(super) fn detach(self) -> io::Result<BareSocket> {
         Ok(match self {
+            Self::Fresh(fresh) => fresh.socket.ok_or(io::ErrorKind::NotConnected)?,
             Self::Tcp(socket) => BareSocket::Tcp(socket.into_std()?),
             Self::Unix(socket) => BareSocket::Unix(socket.into_std()?),
             Self::Ring(_) => {
@@ -177,8 +251,36 @@ impl Socket {
     }
 }
 
+impl AsFd for BareSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
 impl BareSocket {
-    pub(super) fn attach(self) -> io::Result<Socket> {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => (&mut &*socket).read(buf),
+            Self::Unix(socket) => (&mut &*socket).read(buf),
+        }
+    }
+
+    fn write(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => (&mut &*socket).write(buf),
+            Self::Unix(socket) => (&mut &*socket).write(buf),
+        }
+    }
+
+    /// For the runtime of whoever first has to wait for it.
+    pub(super) fn attach(self) -> Socket {
+        Socket::Fresh(Fresh { socket: Some(self), left: FRESH_MAX })
+    }
+
+    fn register(self) -> io::Result<Socket> {
         Ok(match self {
             Self::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
             Self::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
@@ -190,7 +292,7 @@ impl BareSocket {
         Ok(match self {
             Self::Tcp(socket) if Ring::is_here() => Socket::Ring(RingSocket::new(socket.into())?),
             Self::Unix(socket) if Ring::is_here() => Socket::Ring(RingSocket::new(socket.into())?),
-            tokios => tokios.attach()?,
+            tokios => tokios.attach(),
         })
     }
 }
@@ -201,6 +303,23 @@ impl BareSocket {
 /// The socket's.
 pub fn prepare_listener<'a>(socket: impl Into<SockRef<'a>>) -> io::Result<()> {
     set_options(socket)
+}
+
+/// Has the kernel keep a connection to itself until its client has said something, which clients of PostgreSQL do first: who takes it
+/// then can read at once. One that says nothing is handed out after about a second all the same.
+///
+/// # Errors
+/// The socket's.
+#[allow(unsafe_code, reason = "no library knows this option")]
+pub fn defer_accept(listener: BorrowedFd<'_>, is_on: bool) -> io::Result<()> {
+    let seconds = libc::c_int::from(is_on);
+    let length = libc::socklen_t::try_from(size_of_val(&seconds)).unwrap_or(4);
+    // SAFETY: the pointer is to a value of this length, which the call only reads.
+    let set = unsafe {
+        let value = std::ptr::from_ref(&seconds).cast();
+        libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, length)
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sets what every TCP connection has: no delay of small writes, and keepalive probes.

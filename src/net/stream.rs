@@ -328,7 +328,7 @@ impl Detached {
     /// # Panics
     /// When called outside a tokio runtime, as tokio's sockets do.
     pub fn attach(self) -> io::Result<Stream> {
-        let socket = self.socket.attach()?;
+        let socket = self.socket.attach();
         Ok(Stream { layer: Layer::of(socket, self.tls), peer: self.peer, unread: self.unread })
     }
 

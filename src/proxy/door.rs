@@ -93,6 +93,7 @@ impl Door {
             }
         }
         // Those who are waiting are let in, too: a listening socket that is closed resets them.
+        watched.hurry();
         for _ in 0..LAST_CLIENTS_MAX {
             let Ok(client) = tokio::time::timeout(LAST_CLIENT_TIMEOUT, watched.accept()).await else { break };
             self.receive(client, begin);

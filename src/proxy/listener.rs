@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::error::Error;
 use crate::frontend::ListenConfig;
-use crate::net::{Detached, accept_tcp, accept_unix, prepare_listener};
+use crate::net::{Detached, accept_tcp, accept_unix, defer_accept, prepare_listener};
 
 /// Connections that the kernel may queue.
 const BACKLOG: i32 = 4096;
@@ -97,6 +97,13 @@ impl Listeners {
 }
 
 impl Watched {
+    /// Those who have said nothing yet are to be let in, too, from now on.
+    pub(super) fn hurry(&self) {
+        if let Some(Err(error)) = self.tcp.as_ref().map(|tcp| defer_accept(tcp.get_ref().as_fd(), false)) {
+            tracing::debug!(%error, "silent clients are not let in sooner");
+        }
+    }
+
     /// The next client, which belongs to no runtime yet. Cancel-safe.
     pub(super) async fn accept(&self) -> Detached {
         loop {
@@ -153,6 +160,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 
 fn adopt_tcp(listener: TcpListener) -> io::Result<Arc<TcpListener>> {
     prepare_listener(&listener)?;
+    defer_accept(listener.as_fd(), true)?;
     listener.set_nonblocking(true)?;
     Ok(Arc::new(listener))
 }
@@ -172,6 +180,7 @@ async fn bind_tcp(address: &str, reuse_port: bool) -> Result<Arc<TcpListener>, E
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(reuse_port)?;
         prepare_listener(&socket)?;
+        defer_accept(socket.as_fd(), true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&resolved.into())?;
         socket.listen(BACKLOG)?;
