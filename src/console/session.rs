@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -19,7 +20,7 @@ use crate::protocol::{
     HEADER_BYTES, Report, SqlState, authentication_ok, backend_key_data, header, parameter_status, ready_for_query,
 };
 use crate::session::ClientState;
-use crate::tenant::{PoolMode, TenantId};
+use crate::tenant::{PoolMode, Tenant, TenantId};
 
 /// Longest message of a console client.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -60,6 +61,8 @@ pub struct View {
     pub servers: Vec<ServerUse>,
     /// How far tenants' are.
     pub tenants: HashMap<TenantId, Standing>,
+    /// The tenants of the pools, as they were last known: they may have no session.
+    pub owners: HashMap<TenantId, Arc<Tenant>>,
     /// What a tenant may take of which the registry says nothing else.
     pub limits: limits::Config,
     /// How many threads did not answer in time: theirs are missing.

@@ -98,11 +98,10 @@ fn is_of(client: &ClientState, pool: &PoolState) -> bool {
     pool.key.tenant == owner && pool.key.is_of(&client.placement)
 }
 
-/// The slug of a pool's tenant, as far as it has clients; else its id; empty where the pool is all tenants'.
+/// The slug of a pool's tenant; its id where nobody remembers it; empty where the pool is all tenants'.
 fn tenant_of(pool: &PoolState, view: &View) -> String {
     let Some(id) = pool.key.tenant else { return String::new() };
-    let client = view.clients.iter().find(|client| client.tenant.id == id);
-    client.map_or_else(|| id.to_string(), |client| client.tenant.slug.to_string())
+    view.owners.get(&id).map_or_else(|| id.to_string(), |tenant| tenant.slug.to_string())
 }
 
 fn pool_mode(client: Option<&ClientState>, view: &View) -> &'static str {

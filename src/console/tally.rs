@@ -13,7 +13,7 @@ use crate::tenant::{Tenant, TenantId};
 /// The sessions and pools of one tenant; pools that are all tenants' are nobody's.
 #[derive(Debug, Default)]
 pub struct Tally<'a> {
-    /// As its sessions know it; none where there are only pools.
+    /// As its sessions know it, or as it was last known; none where nobody remembers it.
     pub tenant: Option<&'a Arc<Tenant>>,
     /// Its sessions.
     pub clients: usize,
@@ -46,6 +46,7 @@ impl View {
         for pool in &self.pools {
             let Some(tenant) = pool.key.tenant else { continue };
             let tally = tallies.entry(tenant).or_default();
+            tally.tenant = tally.tenant.or(self.owners.get(&tenant));
             tally.servers += pool.stats.active + pool.stats.idle;
             tally.pools += 1;
             tally.totals.add(&pool.totals);

@@ -1,5 +1,6 @@
 //! What the console can see of the proxy and do to it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::worker::Command;
 use crate::console::{self, Operations, View, Which};
 use crate::protocol::{Report, SqlState};
 use crate::session::{ClientState, Doing, Held};
-use crate::tenant::TenantName;
+use crate::tenant::{TenantId, TenantName};
 
 /// Between two looks at whether transactions have ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -45,12 +46,15 @@ impl Operations for Console {
         let snapshot = shared.snapshot().await;
         let live = shared.live.load_full();
         let names = |orders: &[Order]| orders.iter().map(|order| order.name.clone()).collect();
+        let ids: HashSet<TenantId> = snapshot.pools.iter().filter_map(|pool| pool.key.tenant).collect();
+        let owners = ids.into_iter().filter_map(|id| Some((id, shared.registry.remembered(id)?))).collect();
         View {
             clients: snapshot.clients,
             silent_threads: snapshot.silent_threads,
             pools: snapshot.pools,
             servers: shared.leasing.quotas().servers(),
             tenants: shared.leasing.quotas().tenants(),
+            owners,
             limits: live.limits,
             clients_used: shared.clients.count() as usize,
             clients_max: live.listen.max_clients as usize,

@@ -146,6 +146,28 @@ async fn the_console_is_for_its_own_users_each_in_their_role() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_clients_have_left_is_still_shown_by_its_name() {
+    let world = world().await;
+    let tenant = world.tenant_in(&unique("left"), &["crm"], &[]).await;
+    let proxy = proxy(world, |config| config.console.users = users()).await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    assert_eq!(client.ask("SELECT 1").await, "1");
+    drop(client);
+    until("it has left", async || proxy.proxy.clients() == 0).await;
+    let console = console(&proxy).await;
+    for what in ["POOLS", "SERVERS", "STATS"] {
+        let row = &rows(&console, &format!("SHOW {what}")).await[0];
+        assert_eq!(row.get("tenant"), Some(tenant.slug.as_str()), "{what}");
+    }
+    assert_eq!(rows(&console, "SHOW DATABASES").await[0].get("name"), Some(&*format!("{}.crm", tenant.slug)));
+    console.simple_query(&format!("PAUSE {}", tenant.slug)).await.expect("a pause");
+    let row = &rows(&console, "SHOW TENANTS").await[0];
+    let told = ["tenant", "status", "clients", "pools", "paused"].map(|column| row.get(column));
+    assert_eq!(told, [Some(tenant.slug.as_str()), Some("active"), Some("0"), Some("1"), Some("1")]);
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_console_client_that_does_not_keep_to_simple_queries_is_told_so() {
     let proxy = proxy(world().await, |config| config.console.users = users()).await;
     let startup = startup(&[("user", "ops"), ("database", "pgtenant")]);
