@@ -63,6 +63,12 @@ pub enum Error {
         /// Whose alias it is.
         tenant: String,
     },
+    /// An alias names somebody else.
+    #[error("\"{alias}\" names another tenant already; see: pgtenant tenant show {alias:?}")]
+    AliasTaken {
+        /// The alias asked for.
+        alias: String,
+    },
     /// The tenant is there and not as the command has it.
     #[error("tenant \"{tenant}\" is there already with {what} \"{has}\", not \"{asked}\"; use that, or another slug")]
     Differs {

@@ -11,7 +11,7 @@ use super::provision::verifier;
 use crate::address::Network;
 use crate::auth::{Secret, Verifier};
 use crate::limits::Own;
-use crate::registry::{Admin, Lock, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
+use crate::registry::{Admin, Lock, PlacementRow, PlacementStatus, RegistryError, TenantDetails, TenantRow};
 use crate::tenant::{Alias, Login, ModuleName, RoleName, Slug, TenantId, TenantName, TenantStatus};
 
 /// Characters of a generated password: about 190 bits, none of which a URL has to escape.
@@ -155,7 +155,7 @@ impl Control {
             transaction.insert_tenant(&new_row(new, id)).await?;
         }
         for alias in &new.aliases {
-            transaction.add_alias(id, alias).await?;
+            transaction.add_alias(id, alias).await.map_err(|error| taken(alias, error))?;
         }
         for placement in &placements {
             transaction.put_placement(id, placement).await?;
@@ -210,7 +210,7 @@ impl Control {
     pub async fn add_alias(&self, name: &TenantName, alias: &Alias) -> Result<TenantDetails, Error> {
         let tenant = self.tenant(name).await?;
         let transaction = self.registry.begin().await?;
-        transaction.add_alias(tenant.tenant.id, alias).await?;
+        transaction.add_alias(tenant.tenant.id, alias).await.map_err(|error| taken(alias, error))?;
         transaction.commit().await?;
         self.by_id(tenant.tenant.id).await
     }
@@ -380,6 +380,11 @@ pub fn chain(error: &Error) -> String {
 pub fn generate_password() -> Secret {
     let character = || char::from(ALPHABET[rand::random_range(0..ALPHABET.len())]);
     Secret::new((0..PASSWORD_CHARACTERS).map(|_| character()).collect())
+}
+
+/// An alias is one tenant's only.
+fn taken(alias: &Alias, error: RegistryError) -> Error {
+    if error.is_taken() { Error::AliasTaken { alias: alias.to_string() } } else { error.into() }
 }
 
 #[cfg(test)]
