@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -35,7 +36,9 @@ pub enum PeerState {
 impl PeerState {
     fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
-        poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // A signal that comes in between says nothing of the other end.
+        retry_on_intr(|| poll(&mut asked, Some(&at_once)))?;
         let told = asked[0].revents();
         Ok(if told.intersects(PollFlags::HUP | PollFlags::ERR) {
             Self::Gone
@@ -126,12 +129,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Ring(socket) => {
-                let read = ready!(socket.poll_read(cx, buf.initialize_unfilled()))?;
-                buf.advance(read);
-                Poll::Ready(Ok(()))
-            }
-            Self::Fresh(_) => {
+            Self::Ring(_) | Self::Fresh(_) => {
                 let read = ready!(self.poll_read(cx, buf.initialize_unfilled()))?;
                 buf.advance(read);
                 Poll::Ready(Ok(()))
@@ -222,20 +220,20 @@ impl Socket {
     }
 
     pub(super) fn peer_state(&self) -> io::Result<PeerState> {
-        match self {
-            Self::Tcp(socket) => PeerState::of(socket.as_fd()),
-            Self::Unix(socket) => PeerState::of(socket.as_fd()),
-            Self::Ring(socket) => socket.ask(PeerState::of),
-            Self::Fresh(fresh) => PeerState::of(fresh.socket()?.as_fd()),
-        }
+        self.ask(PeerState::of)
     }
 
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.ask(|fd| fd.try_clone_to_owned())
+    }
+
+    /// Asks the system something about it.
+    fn ask<T>(&self, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
         match self {
-            Self::Tcp(socket) => socket.as_fd().try_clone_to_owned(),
-            Self::Unix(socket) => socket.as_fd().try_clone_to_owned(),
-            Self::Ring(socket) => socket.duplicate(),
-            Self::Fresh(fresh) => fresh.socket()?.as_fd().try_clone_to_owned(),
+            Self::Tcp(socket) => ask(socket.as_fd()),
+            Self::Unix(socket) => ask(socket.as_fd()),
+            Self::Ring(socket) => socket.ask(ask),
+            Self::Fresh(fresh) => ask(fresh.socket()?.as_fd()),
         }
     }
 

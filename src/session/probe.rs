@@ -40,10 +40,9 @@ impl Relay {
     /// Looks whether the client is still there. One that closed its side may wait for its answers or be gone, which only a write
     /// tells: one of the server's parameters, which may be reported at any time, does no harm to one that waits.
     pub(super) fn probe_client(&mut self) -> Option<End> {
-        match self.client.peer_state() {
-            Ok(PeerState::There) => return None,
-            Ok(PeerState::HalfClosed) => {}
-            Ok(PeerState::Gone) => return Some(End::ClientLost(io::ErrorKind::ConnectionReset.into())),
+        match may_be_gone(&self.client) {
+            Ok(true) => {}
+            Ok(false) => return None,
             Err(error) => return Some(End::ClientLost(error)),
         }
         if self.down.has_unsent() {
@@ -66,10 +65,9 @@ pub(super) fn probe_waiting(
     (place, thread): (&Place, &Thread),
     cx: &mut Context<'_>,
 ) -> Option<io::Error> {
-    match client.peer_state() {
-        Ok(PeerState::There) => return None,
-        Ok(PeerState::HalfClosed) => {}
-        Ok(PeerState::Gone) => return Some(io::ErrorKind::ConnectionReset.into()),
+    match may_be_gone(client) {
+        Ok(true) => {}
+        Ok(false) => return None,
         Err(error) => return Some(error),
     }
     if own.is_empty() {
@@ -85,6 +83,15 @@ pub(super) fn probe_waiting(
     match client.poll_flush(cx) {
         Poll::Ready(Err(error)) => Some(error),
         _ => None,
+    }
+}
+
+/// Whether the client has closed its side, and so may be gone; an error where it is.
+fn may_be_gone(client: &Stream) -> io::Result<bool> {
+    match client.peer_state()? {
+        PeerState::There => Ok(false),
+        PeerState::HalfClosed => Ok(true),
+        PeerState::Gone => Err(io::ErrorKind::ConnectionReset.into()),
     }
 }
 

@@ -56,11 +56,6 @@ impl RingSocket {
         }
     }
 
-    /// Another handle of it.
-    pub(in crate::net) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.ask(|fd| fd.try_clone_to_owned())
-    }
-
     #[inline]
     fn with<T>(&self, call: impl FnOnce(&Ring) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         with_ring(|ring| if ring.number() == self.ring { call(ring) } else { Poll::Ready(Err(astray())) })
