@@ -127,10 +127,10 @@ impl Encryption {
     async fn accept(&self, stream: Stream, prefix: &[u8]) -> io::Result<Stream> {
         let (client, tls, prefix) = (stream.detach()?, Arc::clone(&self.tls), prefix.to_vec());
         let mut handshake = JoinSet::new();
-        let shake_hands = async move { client.attach()?.accept_tls(&prefix, &tls).await?.detach() };
+        let shake_hands = async move { client.attach().accept_tls(&prefix, &tls).await?.detach() };
         handshake.spawn_on(shake_hands, &self.runtime);
         match handshake.join_next().await {
-            Some(Ok(done)) => done?.attach(),
+            Some(Ok(done)) => Ok(done?.attach()),
             Some(Err(_)) | None => Err(io::Error::other("the handshake's runtime ended")),
         }
     }

@@ -320,25 +320,16 @@ impl Detached {
         Self { socket, tls: None, peer, unread: Box::default() }
     }
 
-    /// Gives the stream to the runtime this is called in.
-    ///
-    /// # Errors
-    /// The runtime could not register the socket.
-    ///
-    /// # Panics
-    /// When called outside a tokio runtime, as tokio's sockets do.
-    pub fn attach(self) -> io::Result<Stream> {
-        let socket = self.socket.attach();
-        Ok(Stream { layer: Layer::of(socket, self.tls), peer: self.peer, unread: self.unread })
+    /// Gives the stream to the runtime in which it will first have to wait; what that cannot take, the wait tells.
+    #[must_use]
+    pub fn attach(self) -> Stream {
+        Stream { layer: Layer::of(self.socket.attach(), self.tls), peer: self.peer, unread: self.unread }
     }
 
     /// Gives the stream to the engine of the thread that this is called on.
     ///
     /// # Errors
-    /// As [`Detached::attach`].
-    ///
-    /// # Panics
-    /// As [`Detached::attach`].
+    /// The engine has no place for it.
     pub fn engage(self) -> io::Result<Stream> {
         let socket = self.socket.engage()?;
         Ok(Stream { layer: Layer::of(socket, self.tls), peer: self.peer, unread: self.unread })

@@ -61,13 +61,7 @@ pub(super) fn login_there(shared: Arc<Shared>, client: Detached, slot: Slot) -> 
 
 /// The client, with its own address where a balancer brings it; none if there is nobody to talk to.
 async fn introduce(live: &Live, client: Detached) -> Option<Stream> {
-    let stream = match client.attach() {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::error!(%error, "client socket could not be taken over");
-            return None;
-        }
-    };
+    let stream = client.attach();
     let balancers = &live.listen.proxy_protocol_from;
     if balancers.is_empty() {
         return Some(stream);
@@ -181,7 +175,7 @@ impl Login {
         let (role, name, operations) = (user.role, name.to_owned(), Console(Arc::clone(shared)));
         let moved = stream.detach();
         self.begin.thread.front().spawn(async move {
-            match moved.and_then(Detached::attach) {
+            match moved.map(Detached::attach) {
                 Ok(stream) => console::serve(stream, proof.answer, role, &name, &operations).await,
                 Err(error) => tracing::error!(%error, "console user could not be moved to the front"),
             }
@@ -452,12 +446,9 @@ fn application_name(settings: &[(String, String)]) -> String {
 
 /// What a thread does with a client that has logged in on another.
 fn arrive(shared: Arc<Shared>, client: Detached, ticket: Ticket, places: Places) -> Command {
-    Command::Run(Box::new(move |begin| match client.attach() {
-        Ok(client) => {
-            let arrival = Box::new(Arrival { client, ticket, slot: Box::new(places) });
-            tokio::task::spawn_local(enter(shared, arrival, begin));
-        }
-        Err(error) => tracing::error!(%error, "client socket could not be moved to its thread"),
+    Command::Run(Box::new(move |begin| {
+        let arrival = Box::new(Arrival { client: client.attach(), ticket, slot: Box::new(places) });
+        tokio::task::spawn_local(enter(shared, arrival, begin));
     }))
 }
 
