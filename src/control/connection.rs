@@ -13,7 +13,7 @@ use super::error::Error;
 use crate::auth::{Credentials, Part, SecretRef};
 use crate::fault;
 use crate::net::tls;
-use crate::tenant::{Server, ServerName, SslMode, quote_literal};
+use crate::tenant::{Server, ServerName, SslMode, quote_ident, quote_literal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a statement of ours waits for a lock on an object.
@@ -97,6 +97,20 @@ impl Connection {
     /// A statement's failure, with what was being done and where.
     pub(crate) fn failed(&self, doing: &'static str, source: tokio_postgres::Error) -> Error {
         Error::Sql { doing, server: self.server.name.clone(), source }
+    }
+
+    /// Drops a database and ends all sessions in it; one that is gone already is no error. PostgreSQL waits five seconds for the sessions, which a busy
+    /// machine needs longer for.
+    pub(crate) async fn drop_database(&self, doing: &'static str, name: &str) -> Result<(), Error> {
+        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(name));
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.client.batch_execute(&sql).await.map_err(|source| self.failed(doing, source)) {
+                Err(error) if attempt < ATTEMPTS_MAX && error.is_transient() => pause(attempt).await,
+                done => return done,
+            }
+        }
     }
 
     /// Begins a step, one at a time for all that hold the same `lock` word; [`Error::Busy`] when another has it. See [`in_step`].

@@ -157,8 +157,7 @@ impl ProbeServer {
                    AND coalesce(shobj_description(oid, 'pg_database'), 'pgtenant:') LIKE 'pgtenant:%'";
         for row in self.connection.client.query(sql, &[&format!("{}_", run.prefix())]).await.map_err(failed)? {
             let name: String = row.try_get(0).map_err(failed)?;
-            let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(&name));
-            self.connection.client.batch_execute(&drop).await.map_err(failed)?;
+            self.connection.drop_database("drop the probes' databases", &name).await?;
         }
         Ok(())
     }

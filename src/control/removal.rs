@@ -101,8 +101,7 @@ pub(super) async fn remove_login(place: &Place, login: &LoginRole) -> Result<(),
 }
 
 async fn drop_database(connection: &Connection, place: &Place) -> Result<(), Error> {
-    let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", place.database.quoted());
-    connection.client.batch_execute(&sql).await.map_err(|source| connection.failed("drop the database", source))?;
+    connection.drop_database("drop the database", place.database.as_str()).await?;
     fault::point("after", "drop the database");
     Ok(())
 }

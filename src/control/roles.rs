@@ -172,9 +172,10 @@ pub(super) async fn is_marked(step: &Step<'_>, role: &str, mark: &str) -> Result
     }
 }
 
-/// Ends a role's sessions as far as the admin may; those through a proxy end by the registry's word as well.
+/// Ends a role's sessions as far as the admin may, and waits for that: their temporary tables go with them. Those through a proxy end by the
+/// registry's word as well.
 async fn end_sessions(step: &Step<'_>, role: &str) -> Result<(), Error> {
-    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+    let sql = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
                WHERE usename = $1 AND pid <> pg_backend_pid() AND pg_has_role(usename, 'MEMBER')";
     step.query(sql, &[&role]).await.map(drop)
 }

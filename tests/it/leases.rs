@@ -45,17 +45,25 @@ impl Site {
 
     /// The tenant's sessions on the server, as that counts them.
     async fn sessions(&self) -> i64 {
-        let database = self.tenant.place("crm", "database");
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename <> 'postgres' AND backend_type = 'client backend'";
-        self.server.query_one(sql, &[&database]).await.expect("count").get(0)
+        self.count("true").await
     }
 
-    /// Waits for so many, and sees that there are never more.
-    async fn until_sessions(&self, count: i64, most: i64) {
-        until(&format!("{count} sessions"), async || {
+    /// Those of them of which this SQL condition on `pg_stat_activity` holds.
+    async fn count(&self, condition: &str) -> i64 {
+        let database = self.tenant.place("crm", "database");
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename <> 'postgres' \
+             AND backend_type = 'client backend' AND ({condition})"
+        );
+        self.server.query_one(&sql, &[&database]).await.expect("count").get(0)
+    }
+
+    /// Waits until so many are in a transaction, and sees that there are never more sessions than may be.
+    async fn until_holding(&self, count: i64, most: i64) {
+        until(&format!("{count} in a transaction"), async || {
             let sessions = self.sessions().await;
             assert!(sessions <= most, "{sessions} of at most {most}");
-            sessions == count
+            self.count("state = 'idle in transaction'").await == count
         })
         .await;
     }
@@ -108,14 +116,14 @@ async fn instances_together_never_have_more_of_a_server_than_it_gives() {
 
     // All demand is on one: it gets all but the one that is kept ready for the other.
     let crowd = site.holders(proxies[0].address, 9).await;
-    site.until_sessions(5, 6).await;
+    site.until_holding(5, 6).await;
     until("the other keeps one", async || leased(&proxies[1]) == Some(1)).await;
     // Then on the other: what is given back goes over, and what is in use stays.
     let others = site.holders(proxies[1].address, 9).await;
-    site.until_sessions(6, 6).await;
+    site.until_holding(6, 6).await;
     drop(crowd);
     until("all of the first's but one goes over", async || leased(&proxies[1]) == Some(5)).await;
-    site.until_sessions(5, 6).await;
+    site.until_holding(5, 6).await;
     drop(others);
 
     // The bound changes while they run.
@@ -145,7 +153,7 @@ async fn what_a_killed_instance_had_goes_to_the_others_when_its_lease_ends() {
     let second = site.holders(proxy.address, 9).await;
     until("the other asks", async || leased(&proxy) == Some(0)).await;
     killed.signal(Signal::SIGKILL);
-    site.until_sessions(4, 4).await;
+    site.until_holding(4, 4).await;
     until("it has all", async || leased(&proxy) == Some(4)).await;
     drop((second, holding));
     proxy.stop().await;
@@ -191,7 +199,7 @@ async fn without_the_registry_each_instance_goes_on_with_what_it_has() {
     until("both have their part", async || leased(&proxies[0]) == Some(2) && leased(&proxies[1]) == Some(2)).await;
     switch_registry(&site, false).await;
     let mut crowds = [site.holders(proxies[0].address, 3).await, site.holders(proxies[1].address, 3).await];
-    site.until_sessions(4, 4).await;
+    site.until_holding(4, 4).await;
     assert_eq!(proxies.each_ref().map(leased), [Some(2), Some(2)]);
     for (crowd, client) in crowds.iter_mut().zip(&mut clients) {
         assert_eq!(client.ask("SELECT note FROM notes").await, site.tenant.slug);
@@ -203,7 +211,7 @@ async fn without_the_registry_each_instance_goes_on_with_what_it_has() {
     // Nobody's lease has ended for that: all that there is is shared out as before.
     let _crowd = site.holders(proxies[0].address, 9).await;
     until("it is heard again", async || leased(&proxies[0]) == Some(3)).await;
-    site.until_sessions(3, 4).await;
+    site.until_holding(3, 4).await;
     for proxy in proxies {
         proxy.stop().await;
     }
@@ -227,7 +235,7 @@ async fn over_an_older_registry_the_bound_holds_for_each_instance_alone() {
     site.registry.admin.batch_execute(old).await.expect("as it was before");
     let proxy = site.proxy().await;
     let _crowd = site.holders(proxy.address, 5).await;
-    site.until_sessions(3, 3).await;
+    site.until_holding(3, 3).await;
     assert_eq!(leased(&proxy), None);
     proxy.stop().await;
 }
