@@ -186,7 +186,7 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
                 until_sweep -= 1;
                 if until_sweep == 0 {
                     until_sweep = SWEEP_TICKS;
-                    thread.probe();
+                    thread.sweep();
                     pools.sweep(tokio::time::Instant::now());
                     let health_interval = begin.pool.borrow().health_check_interval;
                     let due = !health_interval.is_zero() && checked_at.elapsed() >= health_interval;

@@ -87,7 +87,7 @@ impl Arrival {
                     up: Up::default(),
                     down: Down::default(),
                     pending: Pending::default(),
-                    state: State::new(standing, Rc::clone(&place.rules)),
+                    state: State::new(standing, Rc::clone(&place.profile.rules)),
                     names: Names::default(),
                     replay: Replay::default(),
                     place,
@@ -124,7 +124,8 @@ impl Ticket {
         let place = place(self, begin).await?;
         let owner = Owner { thread: begin.thread_index, session: self.id };
         let (role_checks, fitness) = self.look_at_roles(&place, begin);
-        let known = if place.session_mode { None } else { begin.thread.parameters(place.pool_id, &place.want) };
+        let known =
+            if place.profile.session_mode { None } else { begin.thread.parameters(place.profile.pool_id, &place.want) };
         // Its roles have to be asked for on a connection.
         let known = known.filter(|_| fitness != Fitness::Unknown);
         let (parameters, notices, link) = match known {
@@ -135,12 +136,12 @@ impl Ticket {
                     tracing::error!(%error, "the server's parameters cannot be passed on");
                     error::server_lost()
                 })?);
-                begin.thread.know_parameters(place.pool_id, &place.want, Rc::clone(&parameters));
+                begin.thread.know_parameters(place.profile.pool_id, &place.want, Rc::clone(&parameters));
                 let notices = std::mem::take(&mut server.notices);
                 (parameters, notices, Some(Link::new(server)))
             }
         };
-        let server_pid = link.as_ref().filter(|_| place.session_mode).map(|link| link.server.process_id);
+        let server_pid = link.as_ref().filter(|_| place.profile.session_mode).map(|link| link.server.process_id);
         let key = begin.keys.issue(server_pid, self.long_key, owner);
         let welcome = self.welcome(&parameters.messages, &notices, &key).map_err(|error| {
             tracing::error!(%error, "the first messages cannot be encoded");
@@ -163,7 +164,7 @@ impl Ticket {
             Refusal::Report(error::server_lost())
         };
         let needed = place.assertion.needed(&server.asserted, false);
-        if place.shared || needed.is_some() {
+        if place.profile.shared || needed.is_some() {
             // The queries below end it.
             server.unnamed_owner = NO_SESSION;
         }
@@ -177,7 +178,7 @@ impl Ticket {
             server.asserted = Asserted::Is(Rc::clone(&place.assertion.context));
         }
         server.affinity = place.want.affinity;
-        if place.shared
+        if place.profile.shared
             && let Some(schema) = &self.placement.schema
             && !has_schema(&mut server.stream, schema, STEP_TIMEOUT).await.map_err(unreachable)?
         {

@@ -104,7 +104,7 @@ impl Relay {
 
     /// The pool was evicted or retired while this session was idle: the next look finds the one that took its place.
     async fn renew_pool(&mut self) -> Result<(), End> {
-        let pool = match self.place.finder.find(&self.control.latest()).await {
+        let pool = match self.place.find_pool(&self.control.latest()).await {
             Ok(pool) => pool,
             Err(report) => return self.fail_batch(&Report { severity: Severity::Error, ..report }),
         };
@@ -191,7 +191,7 @@ impl Relay {
         let sending = self.up.rest > 0 || self.up.window.has_ready() || !self.up.prefix.is_empty();
         self.control.set_doing(if idle { Doing::Idle } else { Doing::IdleInTransaction }, self.thread.now());
         let receiving = self.down.rest > 0 || self.down.window.has_held();
-        let stays = !idle || self.place.session_mode || sending || receiving;
+        let stays = !idle || self.place.profile.session_mode || sending || receiving;
         if idle {
             link.server.prepared.batch_begins();
         }
@@ -230,7 +230,7 @@ impl Relay {
     /// Where unnamed statements are kept, those from before a change of the schema are parsed again before their next use.
     fn schema_followed(&mut self) {
         let changes = self.state.take_schema_changes();
-        if !changes || !self.place.keeps_unnamed {
+        if !changes || !self.place.profile.keeps_unnamed {
             return;
         }
         let servers = self.place.pool.manager();

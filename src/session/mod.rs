@@ -19,6 +19,7 @@ mod names;
 mod place;
 mod prepared;
 mod probe;
+mod profile;
 mod refusal;
 mod relay;
 mod replay;

@@ -73,7 +73,7 @@ fn may_keep(statements: &mut Statements, scope: u64, body: &[u8]) -> bool {
 impl Relay {
     /// Takes a message about a named statement out of the stream, and puts in its place what the server needs.
     pub(super) fn carry(&mut self, head: Header, there: usize) -> Carried {
-        let carries = !self.place.session_mode && self.place.prepared_max > 0;
+        let carries = !self.place.profile.session_mode && self.place.profile.prepared_max > 0;
         if !carries || !matches!(head.kind, b'P' | b'B' | b'D' | b'C') || self.pending.is_skipping() {
             return Carried::No;
         }
@@ -168,7 +168,7 @@ impl Relay {
             set: &mut link.server.prepared,
             pending: &mut self.pending,
             out: self.thread.scratch.take(),
-            set_max: self.place.prepared_max as usize,
+            set_max: self.place.profile.prepared_max as usize,
             reads_otherwise: self.state.reads_otherwise(),
             is_failed: link.status == b'E',
             is_there: false,
@@ -200,7 +200,7 @@ impl Relay {
         }
         let body = &self.up.window.unscanned()[HEADER_BYTES..there];
         let body = &body[(at.end + 1).min(body.len())..];
-        let is_safe = self.place.keeps_unnamed
+        let is_safe = self.place.profile.keeps_unnamed
             && there == head.frame_bytes
             && !self.names.is_full()
             && self.state.is_clean()
@@ -231,7 +231,7 @@ impl Relay {
     /// A Query that gives up one of the client's statements by name: the name goes, and the server gets two statements that come
     /// to the same answer, whichever connection this is and whatever state its transaction is in.
     pub(super) fn deallocate(&mut self, there: usize) -> Carried {
-        if self.place.session_mode || self.pending.is_skipping() {
+        if self.place.profile.session_mode || self.pending.is_skipping() {
             return Carried::No;
         }
         let body = &self.up.window.unscanned()[HEADER_BYTES..there];

@@ -104,7 +104,7 @@ fn report_something(own: &mut BytesMut, link: Option<&Link>, place: &Place, thre
         {
             tracing::debug!(%error, "no parameter to probe the client with");
         }
-    } else if let Some(known) = thread.parameters(place.pool_id, &place.want)
+    } else if let Some(known) = thread.parameters(place.profile.pool_id, &place.want)
         && let Some(message) = constant_of(&known.messages)
     {
         own.extend_from_slice(message);

@@ -217,7 +217,7 @@ impl Relay {
                 _ => {}
             },
             b'A' => notification_of(body, link.server.process_id, self.process_id),
-            b'W' if !self.place.session_mode => self.state.insert(Effects::REPLICATION),
+            b'W' if !self.place.profile.session_mode => self.state.insert(Effects::REPLICATION),
             _ => {}
         }
         self.down.fatal_seen = fatal;

@@ -179,7 +179,7 @@ impl Relay {
         if whole {
             let body = &self.up.window.unscanned()[HEADER_BYTES..there];
             let text = body.strip_suffix(&[0]).unwrap_or(body);
-            if self.place.keeps_unnamed {
+            if self.place.profile.keeps_unnamed {
                 self.state.may_change_schema(text);
             }
             let found = effects_of(text);
@@ -212,7 +212,7 @@ impl Relay {
         let mut left = None;
         if whole {
             let text = cstring(body).map_or(body, |(_, rest)| cstring(rest).map_or(rest, |(text, _)| text));
-            if self.place.keeps_unnamed {
+            if self.place.profile.keeps_unnamed {
                 self.state.may_change_schema(text);
             }
             left = Left::of(effects_of(text), text);

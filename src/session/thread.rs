@@ -14,6 +14,7 @@ use super::control::{Control, Doing};
 use super::held::Held;
 use super::measure::{SessionTimes, Sessions};
 use super::names::Statements;
+use super::profile::Profiles;
 use crate::backend::Want;
 use crate::protocol::{Report, SqlState};
 use crate::times::Times;
@@ -44,6 +45,7 @@ pub struct Thread {
     paused: RefCell<Vec<Held>>,
     times: SessionTimes<Times>,
     parameters: RefCell<HashMap<Known, (Instant, Rc<Parameters>)>>,
+    profiles: Profiles,
     draining: Cell<bool>,
 }
 
@@ -70,6 +72,7 @@ impl Thread {
             paused: RefCell::default(),
             times: SessionTimes::default(),
             parameters: RefCell::default(),
+            profiles: Profiles::default(),
             draining: Cell::new(false),
         })
     }
@@ -174,8 +177,14 @@ impl Thread {
         *self.timeouts.borrow_mut() = timeouts;
     }
 
-    /// Looks after clients that wait or have closed their side. Called about once a second.
-    pub fn probe(&self) {
+    /// What sessions that begin alike have in common.
+    pub(crate) const fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    /// Looks after clients that wait or have closed their side, and forgets what nobody uses. Called about once a second.
+    pub fn sweep(&self) {
+        self.profiles.sweep();
         let now = self.now();
         self.sessions.borrow().values().for_each(|control| control.probe(now));
     }
