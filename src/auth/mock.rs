@@ -4,7 +4,7 @@ use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::password::{Digest, hmac};
+use super::password::{Digest, HmacKey, hmac};
 use super::verifier::Verifier;
 
 /// Iterations of mock verifiers: what PostgreSQL gives real ones unless told otherwise.
@@ -13,7 +13,9 @@ const ITERATIONS: u32 = 4096;
 /// Makes verifiers for names that have none: always the same for a name, matching no password.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct MockKey {
-    salts: Digest,
+    /// Wiped when dropped, by itself.
+    #[zeroize(skip)]
+    salts: HmacKey,
     /// In place of a verifier's keys. Nobody is shown anything that is made with them, so they are the same for all names.
     stored_key: Digest,
     server_key: Digest,
@@ -31,7 +33,7 @@ impl MockKey {
     #[must_use]
     pub fn derive(secret: &[u8]) -> Self {
         let part = |what: &[u8]| hmac(secret, &[b"pgtenant mock key", what]);
-        Self { salts: part(b"salts"), stored_key: part(b"stored key"), server_key: part(b"server key") }
+        Self { salts: HmacKey::new(&part(b"salts")), stored_key: part(b"stored key"), server_key: part(b"server key") }
     }
 
     /// The verifier of a name that has none. The exchange must still be told that it is a mock one.
@@ -39,7 +41,7 @@ impl MockKey {
     pub fn verifier_for(&self, name: &str) -> Verifier {
         Verifier {
             iterations: ITERATIONS,
-            salt: hmac(&self.salts, &[name.as_bytes()])[..16].to_vec(),
+            salt: self.salts.sign(&[name.as_bytes()])[..16].to_vec(),
             stored_key: self.stored_key,
             server_key: self.server_key,
         }

@@ -10,14 +10,28 @@ use zeroize::Zeroizing;
 /// A SHA-256 value.
 pub(super) type Digest = [u8; 32];
 
+/// A key of HMAC-SHA-256, made ready; wiped when dropped.
+#[derive(Clone)]
+pub(super) struct HmacKey(aws_lc_rs::hmac::Key);
+
+impl HmacKey {
+    pub(super) fn new(key: &[u8]) -> Self {
+        Self(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key))
+    }
+
+    /// The value over the parts, one after the other.
+    pub(super) fn sign(&self, parts: &[&[u8]]) -> Digest {
+        let mut context = aws_lc_rs::hmac::Context::with_key(&self.0);
+        for part in parts {
+            context.update(part);
+        }
+        array(context.sign().as_ref())
+    }
+}
+
 /// HMAC-SHA-256 over the parts, one after the other.
 pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> Digest {
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key);
-    let mut context = aws_lc_rs::hmac::Context::with_key(&key);
-    for part in parts {
-        context.update(part);
-    }
-    array(context.sign().as_ref())
+    HmacKey::new(key).sign(parts)
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> Digest {

@@ -99,7 +99,9 @@ pub(super) fn digest(text: &str) -> Option<Digest> {
     if text.len() != 44 {
         return None;
     }
-    STANDARD.decode(text).ok()?.try_into().ok()
+    let mut decoded = [0; 33];
+    let length = STANDARD.decode_slice(text, &mut decoded).ok()?;
+    decoded[..length].try_into().ok()
 }
 
 impl fmt::Display for Verifier {

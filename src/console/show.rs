@@ -319,7 +319,8 @@ pub fn clients<'a>(clients: impl IntoIterator<Item = &'a ClientState>) -> Rows {
     ]);
     let now = Instant::now();
     for client in clients {
-        let (address, port) = split_address(&client.visitor.address);
+        let peer = client.visitor.peer.to_string();
+        let (address, port) = split_address(&peer);
         let waits = if is_waiting(client) { now.saturating_duration_since(client.since) } else { Duration::ZERO };
         rows.push(vec![
             "C".into(),

@@ -80,8 +80,7 @@ async fn exchange(stream: &mut Stream, challenge: Challenge<'_>, mock: &MockKey)
     let binding = stream.tls().and_then(|tls| tls.server_end_point.clone());
     let server = Server::new(challenge.verifier.unwrap_or(&nobody), challenge.verifier.is_some(), binding);
 
-    let offer: Vec<u8> = server.mechanisms().iter().flat_map(|m| [m.as_bytes(), b"\0"].concat()).chain([0]).collect();
-    ask(stream, SASL, &offer).await?;
+    ask(stream, SASL, &offer(server.mechanisms())).await?;
     let initial = response(stream).await?;
     let (mechanism, client_first) = initial_response(&initial)?;
     let client_first = match client_first {
@@ -97,6 +96,17 @@ async fn exchange(stream: &mut Stream, challenge: Challenge<'_>, mock: &MockKey)
     let client_final = response(stream).await?;
     let (server_final, keys) = server.finish(&client_final).map_err(failed)?;
     Ok(Proof { keys, answer: request(SASL_FINAL, &server_final)? })
+}
+
+/// The body of a request that offers these: each ended by a NUL, all of them by another.
+fn offer(mechanisms: &[&str]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(64);
+    for mechanism in mechanisms {
+        body.extend_from_slice(mechanism.as_bytes());
+        body.push(0);
+    }
+    body.push(0);
+    body
 }
 
 /// An authentication request.

@@ -2,6 +2,7 @@
 //! there never changes runtimes; what takes long (TLS handshakes, registry queries, secrets) is waited for, not done there.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,6 +30,9 @@ use crate::protocol::{CancelKey, Protocol, Report, SqlState};
 use crate::session::{Arrival, Begin, Ticket, Visitor, say, say_after};
 use crate::tenant::{Placement, Pooling, Tenant, TenantName};
 
+/// A session from its login to its end. Boxed: a task keeps room for every copy of what it waits for.
+type Session = Pin<Box<dyn Future<Output = ()>>>;
+
 /// A client's places among all, and among its tenant's.
 type Places = (Slot, Seated);
 
@@ -45,7 +49,7 @@ pub(super) fn login(shared: Arc<Shared>, client: Detached, slot: Slot, begin: &R
             let live = shared.live.load_full();
             let from = *client.peer();
             let stream = introduce(&live, client).await?;
-            let (peer, deadline) = (stream.peer().to_string(), Instant::now() + live.timeouts.login);
+            let (peer, deadline) = (*stream.peer(), Instant::now() + live.timeouts.login);
             Login { shared, live, begin, from, peer, deadline }.in_time(stream, slot).await
         });
         if let Some(session) = session.await {
@@ -70,7 +74,7 @@ async fn introduce(live: &Live, client: Detached) -> Option<Stream> {
     let limit = live.timeouts.login.min(INTRODUCTION_TIMEOUT);
     match tokio::time::timeout(limit, introduced(stream, balancers)).await {
         Ok(Ok(introduced)) => return introduced,
-        Ok(Err(error)) => failed(&peer.to_string(), &error, error.kind()),
+        Ok(Err(error)) => failed(peer, &error, error.kind()),
         Err(_) => tracing::info!(%peer, "balancer did not say in time who its client is"),
     }
     None
@@ -83,17 +87,17 @@ struct Login {
     begin: Rc<Begin>,
     /// Who connected: a balancer perhaps, for the client.
     from: Peer,
-    peer: String,
+    peer: Peer,
     deadline: Instant,
 }
 
 impl Login {
     /// The session, if it is this thread's.
-    async fn in_time(self, stream: Stream, slot: Slot) -> Option<impl Future<Output = ()> + use<>> {
+    async fn in_time(self, stream: Stream, slot: Slot) -> Option<Session> {
         match tokio::time::timeout_at(self.deadline, self.to_thread(stream, slot)).await {
             Ok(arrival) => Some(enter(self.shared, arrival?, &self.begin)),
             Err(_) => {
-                tracing::info!(peer = self.peer, "login time-out");
+                tracing::info!(peer = self.peer.to_string(), "login time-out");
                 metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => "timeout").increment(1);
                 None
             }
@@ -110,7 +114,7 @@ impl Login {
             }
             Ok(Opening::Silent) => return None,
             Err(error) => {
-                failed(&self.peer, &error, error.kind());
+                failed(self.peer, &error, error.kind());
                 return None;
             }
         };
@@ -122,14 +126,13 @@ impl Login {
         let (claim, mut proof) = match self.proven(&mut stream, &parameters).await {
             Ok(proven) => proven,
             Err(Failure { error, kind }) => {
-                failed(&self.peer, &error, kind);
+                failed(self.peer, &error, kind);
                 return None;
             }
         };
         let visitor = Visitor {
             peer: *stream.peer(),
             user: claim.request.user.clone(),
-            address: self.peer.clone(),
             application_name: application_name(&claim.request.settings),
             connected_at: SystemTime::now(),
             encrypted: stream.tls().is_some(),
@@ -142,7 +145,7 @@ impl Login {
             }
             Err(report) => {
                 tracing::info!(
-                    peer = self.peer,
+                    peer = self.peer.to_string(),
                     sqlstate = report.sqlstate.0,
                     message = report.message,
                     "login refused"
@@ -163,7 +166,7 @@ impl Login {
         let counted_as = format!("{name}\0{}", console::DATABASE);
         let proof = match self.prove(&mut stream, challenge, &counted_as).await {
             Ok(proof) => proof,
-            Err(error) => return failed(&self.peer, &error, error.kind()),
+            Err(error) => return failed(self.peer, &error, error.kind()),
         };
         let (Some(user), Ok(room)) = (user, Arc::clone(&shared.console_users).try_acquire_owned()) else {
             let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "(PT-LIMIT) too many users of the console");
@@ -171,7 +174,7 @@ impl Login {
         };
         // From here on it is no client, and no login that takes too long.
         drop(slot);
-        tracing::info!(peer = self.peer, user = name, "console");
+        tracing::info!(peer = self.peer.to_string(), user = name, "console");
         let (role, name, operations) = (user.role, name.to_owned(), Console(Arc::clone(shared)));
         let moved = stream.detach();
         self.begin.thread.front().spawn(async move {
@@ -207,7 +210,7 @@ impl Login {
         match identified {
             Identified::Known(claim) => Ok((claim, proof?)),
             Identified::Unknown(unknown) => {
-                tracing::info!(peer = self.peer, reason = %unknown.reason, user = unknown.user, "login of nobody known");
+                tracing::info!(peer = self.peer.to_string(), reason = %unknown.reason, user = unknown.user, "login of nobody known");
                 let error = proof.err().unwrap_or(frontend::Error::Password { user: unknown.user });
                 Err(Failure { error, kind: unknown.reason.as_str() })
             }
@@ -248,8 +251,8 @@ impl Login {
         let user = parameters.iter().find(|(name, _)| name == "user").map_or("", |(_, user)| user.as_str());
         let tenant = self.shared.registry.lookup(&default).await.ok().flatten();
         let login = tenant.filter(|tenant| tenant.login(user).is_some()).map_or("unknown", |_| user);
-        tracing::info!(peer = self.peer, login, "client named no tenant and was refused");
-        self.shared.adoption.count(login, &self.peer, Named::Refused);
+        tracing::info!(peer = self.peer.to_string(), login, "client named no tenant and was refused");
+        self.shared.adoption.count(login, &self.peer.to_string(), Named::Refused);
     }
 
     /// After the proof: what the client asked for, and what opens its server.
@@ -260,7 +263,7 @@ impl Login {
         protocol: Protocol,
         visitor: Visitor,
     ) -> Result<(Ticket, Seated), Report> {
-        let (shared, live, peer) = (&self.shared, &self.live, self.peer.as_str());
+        let (shared, live, peer) = (&self.shared, &self.live, self.peer);
         let tenant = present(shared, &claim).await?;
         allowed(&tenant, visitor.peer)?;
         let placement = admit(&tenant, &claim.request)?;
@@ -273,10 +276,10 @@ impl Login {
         let mut notices = Vec::new();
         if live.identify.default_tenant.is_some() {
             let named = if claim.by_default.is_some() { Named::ByDefault } else { Named::Itself };
-            shared.adoption.count(&claim.login.login, peer, named);
+            shared.adoption.count(&claim.login.login, &peer.to_string(), named);
         }
         if claim.by_default == Some(DefaultTenantPhase::Warn) {
-            tracing::warn!(peer, login = claim.login.login, "client named no tenant");
+            tracing::warn!(peer = peer.to_string(), login = claim.login.login, "client named no tenant");
             notices.push(default_tenant_notice(&tenant, &live.identify));
         }
         let (credential, server_user) = match placement.pooling {
@@ -326,9 +329,9 @@ impl Login {
 }
 
 /// Begins the session. It is in the thread's list before anything is waited for.
-fn enter(shared: Arc<Shared>, arrival: Box<Arrival>, begin: &Rc<Begin>) -> impl Future<Output = ()> + use<> {
+fn enter(shared: Arc<Shared>, arrival: Box<Arrival>, begin: &Rc<Begin>) -> Session {
     let tenant = Arc::clone(&arrival.ticket.tenant);
-    let session = arrival.run(Rc::clone(begin));
+    let session = Box::pin(arrival.run(Rc::clone(begin)));
     catch_up(shared, tenant, begin.thread_index);
     session
 }
@@ -466,8 +469,8 @@ fn refusal_kind(report: &Report) -> &'static str {
     kinds.iter().find(|(code, _)| report.message.starts_with(code)).map_or("refused", |(_, kind)| kind)
 }
 
-fn failed(peer: &str, error: &frontend::Error, kind: &'static str) {
-    tracing::info!(peer, kind, %error, "login failed");
+fn failed(peer: Peer, error: &frontend::Error, kind: &'static str) {
+    tracing::info!(peer = peer.to_string(), kind, %error, "login failed");
     metrics::counter!(crate::metrics::LOGIN_FAILURES, "kind" => kind).increment(1);
     if let Some(report) = error.report() {
         count_error(Finder::Proxy, report.sqlstate.0.as_bytes());

@@ -15,8 +15,6 @@ pub struct Visitor {
     pub user: String,
     /// Where it comes from.
     pub peer: Peer,
-    /// The same as text.
-    pub address: String,
     /// What it calls itself.
     pub application_name: String,
     /// When its session began.

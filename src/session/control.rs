@@ -82,7 +82,8 @@ pub struct Control {
     probe: Cell<bool>,
     cancel: Cell<bool>,
     drain: Cell<bool>,
-    kill: RefCell<Option<Report>>,
+    /// Boxed: few are ever killed.
+    kill: RefCell<Option<Box<Report>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -146,7 +147,7 @@ impl Control {
 
     /// Ends it now, with this as its last word.
     pub fn kill(&self, last_word: Report) {
-        self.kill.borrow_mut().get_or_insert(last_word);
+        self.kill.borrow_mut().get_or_insert_with(|| Box::new(last_word));
         self.wake();
     }
 
@@ -232,6 +233,6 @@ impl Control {
     }
 
     pub(crate) fn take_kill(&self) -> Option<Report> {
-        self.kill.borrow_mut().take()
+        self.kill.borrow_mut().take().map(|last_word| *last_word)
     }
 }

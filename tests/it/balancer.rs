@@ -37,7 +37,7 @@ fn hello(tenant: &Tenant) -> Vec<u8> {
 async fn seen(proxy: &Running) -> String {
     let clients = proxy.proxy.snapshot().await.clients;
     assert_eq!(clients.len(), 1);
-    clients[0].visitor.address.clone()
+    clients[0].visitor.peer.to_string()
 }
 
 /// Nothing is said to whoever sends this, and the connection is closed.

@@ -16,16 +16,16 @@ pub(super) const BINDING_FLAG: &str = "p=tls-server-end-point";
 
 /// The server before the client's first message.
 #[derive(Debug)]
-pub struct Server {
-    verifier: Verifier,
+pub struct Server<'a> {
+    verifier: &'a Verifier,
     known: bool,
     binding: Option<Vec<u8>>,
 }
 
 /// The server between the client's two messages.
 #[derive(Debug)]
-pub struct ServerContinue {
-    verifier: Verifier,
+pub struct ServerContinue<'a> {
+    verifier: &'a Verifier,
     known: bool,
     /// What the client must repeat: its GS2 header, and under binding the channel's end point.
     binding_input: Vec<u8>,
@@ -34,12 +34,12 @@ pub struct ServerContinue {
     server_first: Vec<u8>,
 }
 
-impl Server {
+impl<'a> Server<'a> {
     /// A server for one login. With `known` false (and a mock verifier) all goes the same way, takes the same time, and
     /// fails at the end. `binding` is the channel's `tls-server-end-point`; with it the -PLUS mechanism is offered too.
     #[must_use]
-    pub fn new(verifier: &Verifier, known: bool, binding: Option<Vec<u8>>) -> Self {
-        Self { verifier: verifier.clone(), known, binding }
+    pub const fn new(verifier: &'a Verifier, known: bool, binding: Option<Vec<u8>>) -> Self {
+        Self { verifier, known, binding }
     }
 
     /// The mechanisms to offer, the strongest first, as libpq expects it.
@@ -52,7 +52,7 @@ impl Server {
     ///
     /// # Errors
     /// The mechanism was not offered, or the message breaks the protocol.
-    pub fn start(self, mechanism: &str, client_first: &[u8]) -> Result<(ServerContinue, Vec<u8>), ScramError> {
+    pub fn start(self, mechanism: &str, client_first: &[u8]) -> Result<(ServerContinue<'a>, Vec<u8>), ScramError> {
         self.start_with_nonce(mechanism, client_first, &nonce())
     }
 
@@ -61,7 +61,7 @@ impl Server {
         mechanism: &str,
         client_first: &[u8],
         own_nonce: &str,
-    ) -> Result<(ServerContinue, Vec<u8>), ScramError> {
+    ) -> Result<(ServerContinue<'a>, Vec<u8>), ScramError> {
         if !self.mechanisms().contains(&mechanism) {
             return Err(ScramError::Mechanism);
         }
@@ -110,7 +110,7 @@ impl Server {
     }
 }
 
-impl ServerContinue {
+impl ServerContinue<'_> {
     /// Takes the client's final message; gives the server's own, which proves it to the client, and the client's keys.
     ///
     /// # Errors

@@ -37,7 +37,8 @@ fn exchange(
 
 /// What the server says to a first message of the client.
 fn start(binding: bool, mechanism: &str, client_first: &str) -> Result<Vec<u8>, ScramError> {
-    let server = Server::new(&pencil(), true, binding.then(|| END_POINT.to_vec()));
+    let verifier = pencil();
+    let server = Server::new(&verifier, true, binding.then(|| END_POINT.to_vec()));
     server.start(mechanism, client_first.as_bytes()).map(|(_, message)| message)
 }
 
