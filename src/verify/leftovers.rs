@@ -4,6 +4,7 @@ use super::check::Check;
 use super::error::Error;
 use super::scene::{Scene, Way};
 use super::session::Session;
+use super::turns::Turns;
 use super::verdict::{Verdict, Wall};
 
 pub(super) const CHECKS: &[Check] = &[
@@ -96,10 +97,11 @@ async fn left(scene: &Scene, leaving: Leaving) -> Result<Verdict, Error> {
 async fn turns(scene: &Scene) -> Result<Verdict, Error> {
     const ROUNDS: usize = 5;
     const PID: &str = "SELECT pg_backend_pid()";
-    let (mut one, mut other) = (scene.victim(Way::Narrow).await?, scene.thief(Way::Narrow).await?);
+    let mut turns = Turns::new(scene);
     let mut pids = Vec::new();
     for _ in 0..ROUNDS {
-        for (session, probe) in [(&mut one, &scene.victim), (&mut other, &scene.thief)] {
+        for probe in [&scene.victim, &scene.thief] {
+            let session = turns.of(probe).await?;
             if let Some(amiss) = scene.amiss(session, probe).await {
                 return Ok(Verdict::Leaks(format!("in its turn a tenant {amiss}")));
             }
@@ -196,12 +198,14 @@ const WRONG: [&[&str]; 5] = [
 
 /// An error in what comes with the tenant's context takes neither of the two elsewhere.
 async fn errors(scene: &Scene) -> Result<Verdict, Error> {
-    let (mut one, mut other) = (scene.victim(Way::Narrow).await?, scene.thief(Way::Narrow).await?);
+    let mut turns = Turns::new(scene);
     for statements in WRONG {
+        let session = turns.of(&scene.victim).await?;
         for statement in statements {
-            one.say(statement).await;
+            session.say(statement).await;
         }
-        for (session, probe) in [(&mut other, &scene.thief), (&mut one, &scene.victim)] {
+        for probe in [&scene.thief, &scene.victim] {
+            let session = turns.of(probe).await?;
             if let Some(amiss) = scene.amiss(session, probe).await {
                 return Ok(Verdict::Leaks(format!("after {} a tenant {amiss}", statements[0])));
             }

@@ -16,6 +16,7 @@ mod session;
 mod settings;
 mod signals;
 mod startup;
+mod turns;
 mod verdict;
 
 pub use check::{Check, all};

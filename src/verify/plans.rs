@@ -1,9 +1,12 @@
 //! Prepared plans, which PostgreSQL keeps by connection and not by tenant.
 
+use std::collections::HashMap;
+
 use super::check::Check;
 use super::error::Error;
-use super::scene::{Probe, Scene, Way};
+use super::scene::{Probe, Scene};
 use super::session::Session;
+use super::turns::Turns;
 use super::verdict::{Verdict, Wall};
 
 pub(super) const CHECKS: &[Check] = &[
@@ -18,15 +21,17 @@ const ROUNDS: usize = 7;
 async fn named(scene: &Scene) -> Result<Verdict, Error> {
     let text = format!("SELECT * FROM {} WHERE note <> $1::text", scene.table);
     let doing = "prepare a statement";
-    let mut sessions = Vec::new();
-    for probe in [&scene.victim, &scene.thief] {
-        let session = scene.narrow_session(probe).await?;
-        let statement = session.client.prepare(&text).await.map_err(Error::postgres(doing))?;
-        sessions.push((session, probe, statement));
-    }
+    let mut turns = Turns::new(scene);
+    let mut statements = HashMap::new();
     for round in 0..ROUNDS {
-        for (session, probe, statement) in &sessions {
-            let rows = match session.client.query(statement, &[&""]).await {
+        for probe in [&scene.victim, &scene.thief] {
+            let session = turns.of(probe).await?;
+            // Prepared by every session once, also where each turn is one of its own.
+            let statement = match statements.remove(&probe.id).filter(|_| !scene.is_one_at_a_time()) {
+                Some(statement) => statement,
+                None => session.client.prepare(&text).await.map_err(Error::postgres(doing))?,
+            };
+            let rows = match session.client.query(&statement, &[&""]).await {
                 Ok(rows) => rows,
                 Err(error) => return Ok(Verdict::Leaks(format!("in round {round} another's plan breaks it: {error}"))),
             };
@@ -34,6 +39,7 @@ async fn named(scene: &Scene) -> Result<Verdict, Error> {
             if notes.map_err(Error::postgres(doing))? != [probe.secret.as_str()] {
                 return Ok(Verdict::Leaks(format!("in round {round} a tenant does not read just its own row")));
             }
+            statements.insert(&probe.id, statement);
         }
     }
     Ok(Verdict::Holds(format!("{ROUNDS} rounds")))
@@ -42,10 +48,10 @@ async fn named(scene: &Scene) -> Result<Verdict, Error> {
 /// A function's plans are kept for its connection: what it reads follows the tenant all the same.
 async fn inside_functions(scene: &Scene) -> Result<Verdict, Error> {
     let call = format!("SELECT {}_read()", scene.table);
-    let (mut one, mut other) = (scene.victim(Way::Narrow).await?, scene.thief(Way::Narrow).await?);
+    let mut turns = Turns::new(scene);
     for _ in 0..ROUNDS {
-        for (session, probe) in [(&mut one, &scene.victim), (&mut other, &scene.thief)] {
-            if let Some(leak) = reads(session, &call, probe).await? {
+        for probe in [&scene.victim, &scene.thief] {
+            if let Some(leak) = reads(turns.of(probe).await?, &call, probe).await? {
                 return Ok(Verdict::Leaks(leak));
             }
         }

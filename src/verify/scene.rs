@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::error::Error;
 use super::session::Session;
 use crate::auth::Secret;
-use crate::tenant::{Isolation, Pooling, quote_ident};
+use crate::tenant::{Isolation, PoolMode, Pooling, quote_ident};
 
 /// What separates two tenants, and whose connections serve them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Ground {
     pub isolation: Isolation,
     /// Whose connections serve them.
     pub pooling: Pooling,
+    /// How long a client keeps one.
+    pub pool_mode: PoolMode,
 }
 
 /// One of the two.
@@ -144,6 +146,11 @@ impl Scene {
     /// Both tenants' connections are the same.
     pub(super) fn has_common_connections(&self) -> bool {
         self.ground.pooling == Pooling::Shared
+    }
+
+    /// On the narrow way one of the two is there only when the other has left.
+    pub(super) fn is_one_at_a_time(&self) -> bool {
+        self.has_common_connections() && self.ground.pool_mode == PoolMode::Session
     }
 
     /// The key of an advisory lock of the scene's own.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::error::Error;
 use super::scene::Ground;
-use crate::tenant::{Isolation, Pooling};
+use crate::tenant::{Isolation, PoolMode, Pooling};
 
 /// What a check showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct Finding {
     pub pooling: Pooling,
     /// What separated them.
     pub isolation: Isolation,
+    /// How long a client kept its connection; `None` where no client was needed.
+    pub pool_mode: Option<PoolMode>,
     /// What it showed.
     pub result: Outcome,
     /// More of it.
@@ -91,8 +93,8 @@ impl Finding {
             // Whoever asks whether a wall stands is not served by "perhaps".
             Err(error) => (Outcome::Leaks, format!("not shown to hold: {}", chain(&error)), true),
         };
-        let Ground { isolation, pooling } = ground;
-        Self { check, pooling, isolation, result, detail, is_broken }
+        let Ground { isolation, pooling, pool_mode } = ground;
+        Self { check, pooling, isolation, pool_mode: Some(pool_mode), result, detail, is_broken }
     }
 }
 
@@ -111,7 +113,8 @@ mod tests {
     use super::*;
 
     fn found(wall: Wall, isolation: Isolation, pooling: Pooling, played: Result<Verdict, Error>) -> (Outcome, bool) {
-        let finding = Finding::new("x", wall, Ground { isolation, pooling }, played);
+        let ground = Ground { isolation, pooling, pool_mode: PoolMode::Transaction };
+        let finding = Finding::new("x", wall, ground, played);
         (finding.result, finding.is_broken)
     }
 

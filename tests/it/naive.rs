@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use pgtenant::auth::Secret;
-use pgtenant::tenant::{Isolation, Pooling};
+use pgtenant::tenant::{Isolation, PoolMode, Pooling};
 use pgtenant::verify::{self, Finding, Ground, Outcome, Probe, Scene};
 
 use crate::support::{Naive, database};
@@ -43,7 +43,7 @@ async fn scene() -> Scene {
     let (narrow, wide): (SocketAddr, SocketAddr) =
         (Naive::start(&place.name, &users, true).await, Naive::start(&place.name, &users, false).await);
     let scene = Scene {
-        ground: Ground { isolation: Isolation::Schema, pooling: Pooling::Shared },
+        ground: Ground { isolation: Isolation::Schema, pooling: Pooling::Shared, pool_mode: PoolMode::Transaction },
         module: place.name.clone(),
         gone: None,
         narrow,

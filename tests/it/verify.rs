@@ -28,26 +28,30 @@ fn is_documented(finding: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn every_isolation_at_every_pooling_holds_what_it_promises() {
+async fn every_isolation_at_every_pooling_and_mode_holds_what_it_promises() {
     let site = Site::new("verify").await;
     let (code, findings) = verify(&site, &[]);
     let broken: Vec<_> = findings.iter().filter(|found| found["result"] == "leaks" && !is_documented(found)).collect();
     assert!(broken.is_empty(), "{broken:#?}");
     assert_eq!(code, 0);
-    let grounds: BTreeSet<_> =
-        findings.iter().map(|found| (text(found, "isolation"), text(found, "pooling"))).collect();
-    let all = [
+    let ground = |found| (text(found, "isolation"), text(found, "pooling"), text(found, "pool_mode"));
+    let grounds: BTreeSet<_> = findings.iter().map(ground).collect();
+    let kinds = [
         ("database", "per-tenant"),
         ("schema", "per-tenant"),
         ("schema", "shared"),
         ("shared", "per-tenant"),
         ("shared", "shared"),
     ];
-    assert_eq!(grounds, BTreeSet::from(all));
+    let all: BTreeSet<_> = kinds
+        .iter()
+        .flat_map(|(isolation, pooling)| ["session", "transaction"].map(|mode| (*isolation, *pooling, mode)))
+        .collect();
+    assert_eq!(grounds, all);
     let checks: BTreeSet<_> = findings.iter().map(|found| text(found, "check")).collect();
     assert_eq!(findings.len(), checks.len() * all.len(), "each check on each ground, once");
     for finding in &findings {
-        assert_eq!(keys(finding), ["check", "detail", "isolation", "pooling", "result"]);
+        assert_eq!(keys(finding), ["check", "detail", "isolation", "pool_mode", "pooling", "result"]);
         assert!(["holds", "leaks", "not applicable"].contains(&text(finding, "result")), "{finding}");
         // Of connections of their own nothing is documented but what PostgreSQL keeps by database.
         assert!(
@@ -80,7 +84,7 @@ async fn tables_that_a_modules_own_files_open_to_everyone_are_read_by_the_probes
     std::fs::write(directory.join("0001_open.sql"), open).unwrap();
     let (database, migrations) = (site.slug("ops"), directory.display().to_string());
     let module = site.module("ops", &["--isolation", "schema", "--database", &database, "--migrations", &migrations]);
-    let (code, findings) = verify(&site, &["--module", &module]);
+    let (code, findings) = verify(&site, &["--module", &module, "--pool-mode", "session"]);
     assert_eq!(code, 1);
     let (leaks, detail) = result(&findings, "another's tables by their full names");
     assert!(leaks == "leaks" && detail.contains("SELECT * FROM ") && !detail.contains("documented"), "{detail}");
@@ -104,7 +108,7 @@ async fn rights_across_tenants_given_by_hand_and_policies_dropped_are_leaks() {
     for slug in ["acme", "globex"] {
         site.ok(&["tenant", "create", &site.slug(slug), "--name", slug, "--modules", &modules]);
     }
-    let arguments = ["--module", &schemas, "--module", &rows];
+    let arguments = ["--module", &schemas, "--module", &rows, "--pool-mode", "transaction"];
     let (code, findings) = verify(&site, &arguments);
     assert_eq!(
         (code, result(&findings, RIGHTS).0, result(&findings, POLICIES).0),
@@ -168,6 +172,7 @@ async fn what_cannot_be_verified_is_said_in_one_line() {
     site.ok(&["server", "add", "bare", "--host", "127.0.0.1", "--port", "1"]);
     assert!(site.fails(1, &["verify", "isolation", "--server", "bare"]).contains("no admin secret"));
     site.fails(2, &["verify", "isolation", "--server"]);
+    site.fails(2, &["verify", "isolation", "--pool-mode", "statement"]);
 }
 
 /// A server of the test's own, where nobody else's runs are, and a registry file that knows it.
@@ -201,7 +206,9 @@ impl Own {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgtenant"));
-        command.args(["verify", "isolation"]).env("PGTENANT_REGISTRY", self.files.path().join("registry.toml"));
+        command
+            .args(["verify", "isolation", "--pool-mode", "transaction"])
+            .env("PGTENANT_REGISTRY", self.files.path().join("registry.toml"));
         command.env_remove("PGTENANT_CONFIG").stdout(Stdio::null()).stderr(Stdio::null());
         command
     }

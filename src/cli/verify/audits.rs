@@ -43,6 +43,7 @@ fn finding(server: &Server, module: &ModuleRow, audited: &Audited) -> Finding {
         check: audited.check,
         pooling: if module.isolation == Isolation::Database { Pooling::PerTenant } else { module.pooling },
         isolation: module.isolation,
+        pool_mode: None,
         result,
         detail: format!("module {} on server {}: {what}", module.name, server.name),
         is_broken: result == Outcome::Leaks,

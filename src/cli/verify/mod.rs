@@ -17,7 +17,7 @@ use self::site::Site;
 use super::context::Context;
 use super::output::{Failure, remark};
 use super::progress::Progress;
-use crate::tenant::{ModuleName, ServerName};
+use crate::tenant::{ModuleName, PoolMode, ServerName};
 use crate::verify::{self, Finding, Scene};
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +36,9 @@ pub(super) struct Isolation {
     /// A module of yours to make the two tenants in, its migrations included, instead of databases of their own; may be repeated.
     #[arg(long = "module", value_name = "M")]
     modules: Vec<ModuleName>,
+    /// How long a client keeps its server connection, `session` or `transaction` [default: one after the other].
+    #[arg(long, value_name = "MODE")]
+    pool_mode: Option<PoolMode>,
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -51,7 +54,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
     }
     // Before the probes are made: making a tenant also mends some of what may be broken.
     let audited = audits::audit_all(&inventory, &plan, &wanted.modules).await;
-    let played = play(&plan, &mut site, &mut interrupt).await;
+    let played = play(&plan, &mut site, wanted.pool_mode, &mut interrupt).await;
     remark("Cleaning up …");
     let cleaned = site.close(&plan).await.context("take the probes away; the next run tries again");
     let mut findings = played?;
@@ -62,7 +65,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
 }
 
 /// Makes what the checks need, and plays them.
-async fn play(plan: &Plan, site: &mut Site, interrupt: &mut Interrupt) -> anyhow::Result<Vec<Finding>> {
+async fn play(
+    plan: &Plan,
+    site: &mut Site,
+    mode: Option<PoolMode>,
+    interrupt: &mut Interrupt,
+) -> anyhow::Result<Vec<Finding>> {
     let mut progress = Progress::new(plan.grounds.len() * 2, "places made");
     for ground in &plan.grounds {
         for letter in plan::LETTERS {
@@ -75,22 +83,26 @@ async fn play(plan: &Plan, site: &mut Site, interrupt: &mut Interrupt) -> anyhow
         }
     }
     progress.finish();
-    let scenes = tokio::select! {
-        scenes = site.serve(plan) => scenes?,
-        () = interrupt.comes() => return Err(interrupted()),
-    };
-    tokio::select! {
-        findings = check_all(plan, scenes) => findings,
-        () = interrupt.comes() => Err(interrupted()),
+    let mut findings = Vec::new();
+    for mode in mode.map_or(vec![PoolMode::Transaction, PoolMode::Session], |mode| vec![mode]) {
+        let scenes = tokio::select! {
+            scenes = site.serve(plan, mode) => scenes?,
+            () = interrupt.comes() => return Err(interrupted()),
+        };
+        findings.extend(tokio::select! {
+            found = check_all(plan, scenes, mode) => found?,
+            () = interrupt.comes() => return Err(interrupted()),
+        });
     }
+    Ok(findings)
 }
 
 fn interrupted() -> anyhow::Error {
     anyhow!("interrupted")
 }
 
-/// All checks on all grounds: one after the other on each, the grounds side by side.
-async fn check_all(plan: &Plan, scenes: Vec<Scene>) -> anyhow::Result<Vec<Finding>> {
+/// All checks on all grounds in one mode: one after the other on each, the grounds side by side.
+async fn check_all(plan: &Plan, scenes: Vec<Scene>, mode: PoolMode) -> anyhow::Result<Vec<Finding>> {
     let mut progress = Progress::new(scenes.len() * verify::all().count(), "checks");
     let (tell, mut told) = tokio::sync::mpsc::channel(64);
     let mut running = JoinSet::new();
@@ -112,7 +124,8 @@ async fn check_all(plan: &Plan, scenes: Vec<Scene>) -> anyhow::Result<Vec<Findin
         if let Some(label) = plan.label(found.0) {
             finding.detail = format!("{label}: {}", finding.detail);
         }
-        let words = format!("{} ({}, {}): {}", finding.check, finding.isolation, finding.pooling, finding.detail);
+        let words =
+            format!("{} ({}, {}, {mode}): {}", finding.check, finding.isolation, finding.pooling, finding.detail);
         progress.advance(finding.is_broken.then_some(words));
         findings.push(found);
     }

@@ -8,7 +8,7 @@ use super::super::output::remark;
 use crate::auth::Secret;
 use crate::control::{DEFAULT_LOGIN, Inventory, Overrides, Place, ProbeRun, generate_password, verifier};
 use crate::registry::{Contents, ModuleRow, PlacementRow, PlacementStatus, TenantDetails, TenantRow};
-use crate::tenant::{DatabaseName, Isolation, Login, ModuleName, Pooling, RoleName, Server, ServerName};
+use crate::tenant::{DatabaseName, Isolation, Login, ModuleName, PoolMode, Pooling, RoleName, Server, ServerName};
 use crate::verify;
 
 /// The two tenants: who has something to lose, and who is after it.
@@ -33,6 +33,8 @@ pub(super) struct GroundPlan {
     pub(super) placements: [PlacementRow; 2],
     /// A placement of the second's whose schema is nowhere.
     pub(super) gone: Option<PlacementRow>,
+    /// What each of the two has in its table.
+    secrets: [String; 2],
 }
 
 /// Everything that a run makes.
@@ -158,7 +160,8 @@ impl Plan {
             }),
             _ => None,
         };
-        self.grounds.push(GroundPlan { module, is_own, placements, gone });
+        let secrets = LETTERS.map(|_| format!("secret_of_{}", generate_password().expose()));
+        self.grounds.push(GroundPlan { module, is_own, placements, gone, secrets });
         Ok(())
     }
 
@@ -265,10 +268,11 @@ impl Plan {
         Ok(Contents { servers, modules, tenants })
     }
 
-    /// The scene on a ground, for proxies at these addresses.
+    /// The scene on a ground, for proxies of this mode at these addresses.
     pub(super) fn scene(
         &self,
         number: usize,
+        pool_mode: PoolMode,
         [narrow, wide]: [std::net::SocketAddr; 2],
     ) -> anyhow::Result<verify::Scene> {
         let ground = &self.grounds[number];
@@ -282,12 +286,12 @@ impl Plan {
                 database: place.database.to_string(),
                 schema: place.schema_name().to_owned(),
                 role: self.role(letter)?.to_string(),
-                secret: format!("secret_of_{}", generate_password().expose()),
+                secret: ground.secrets[at].clone(),
             })
         };
         let place = self.place(ground, LETTERS[0])?;
         Ok(verify::Scene {
-            ground: verify::Ground { isolation: place.isolation, pooling: place.pooling },
+            ground: verify::Ground { isolation: place.isolation, pooling: place.pooling, pool_mode },
             module: ground_name(number)?.to_string(),
             gone: ground.gone.as_ref().map(|gone| gone.module.to_string()),
             narrow,

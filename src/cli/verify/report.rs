@@ -1,10 +1,10 @@
-//! What was found: a table for people, JSON for programs, and whether it is as promised.
+//! What was found: tables for people, JSON for programs, and whether it is as promised.
 
 use anyhow::anyhow;
 
 use super::super::context::Context;
 use super::super::output::{self, Failure, print_json, table};
-use crate::tenant::{Isolation, Pooling};
+use crate::tenant::{Isolation, PoolMode, Pooling};
 use crate::verify::{Finding, Outcome};
 
 pub(super) fn print(context: &Context, findings: &[Finding]) -> anyhow::Result<()> {
@@ -21,21 +21,30 @@ pub(super) fn print(context: &Context, findings: &[Finding]) -> anyhow::Result<(
             checks.push(finding.check);
         }
     }
-    let mut rows = table([]);
-    let header = grounds.iter().map(|(isolation, pooling)| format!("{isolation}, {pooling}"));
-    rows.set_header([String::new()].into_iter().chain(header));
-    for check in &checks {
-        let cell = |ground: &(Isolation, Pooling)| {
-            let of = |finding: &&Finding| finding.check == *check && (finding.isolation, finding.pooling) == *ground;
-            findings.iter().filter(of).max_by_key(|finding| weight(finding)).map_or("", word)
-        };
-        rows.add_row([*check].into_iter().chain(grounds.iter().map(cell)));
+    for mode in [PoolMode::Transaction, PoolMode::Session] {
+        if findings.iter().all(|finding| finding.pool_mode != Some(mode)) {
+            continue;
+        }
+        let mut rows = table([]);
+        let header = grounds.iter().map(|(isolation, pooling)| format!("{isolation}, {pooling}"));
+        rows.set_header([format!("{mode} mode")].into_iter().chain(header));
+        for check in &checks {
+            let cell = |ground: &(Isolation, Pooling)| {
+                let is_here = |finding: &Finding| finding.pool_mode.is_none_or(|played| played == mode);
+                let of = |finding: &&Finding| {
+                    finding.check == *check && (finding.isolation, finding.pooling) == *ground && is_here(finding)
+                };
+                findings.iter().filter(of).max_by_key(|finding| weight(finding)).map_or("", word)
+            };
+            rows.add_row([*check].into_iter().chain(grounds.iter().map(cell)));
+        }
+        output::print(rows)?;
     }
-    output::print(rows)?;
     for finding in findings.iter().filter(|finding| finding.result == Outcome::Leaks) {
         let mark = if finding.is_broken { "✗" } else { "·" };
-        let Finding { check, isolation, pooling, detail, .. } = finding;
-        output::print(format_args!("{mark} {check} ({isolation}, {pooling}): {detail}"))?;
+        let Finding { check, isolation, pooling, pool_mode, detail, .. } = finding;
+        let mode = pool_mode.map(|mode| format!(", {mode}")).unwrap_or_default();
+        output::print(format_args!("{mark} {check} ({isolation}, {pooling}{mode}): {detail}"))?;
     }
     Ok(())
 }

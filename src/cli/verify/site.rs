@@ -1,4 +1,4 @@
-//! What stands while the checks are played: probes on the servers, and two proxies over a registry of their own.
+//! What stands while the checks are played: probes on the servers, and for each pool mode two proxies over a registry of their own.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -13,6 +13,7 @@ use crate::frontend::{IdentifyConfig, ListenConfig};
 use crate::pool;
 use crate::proxy::{self, Proxy};
 use crate::registry::{self, Registry};
+use crate::tenant::PoolMode;
 use crate::verify::Scene;
 
 /// Connections of a pool of the wide proxy: as many as the sessions that a check has at one time, and some.
@@ -25,6 +26,8 @@ const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Everything that has to be taken down again.
 pub(super) struct Site {
     servers: Vec<ProbeServer>,
+    /// What the proxies read, once the tenants are there.
+    registry: Option<Registry>,
     proxies: Vec<Proxy>,
     files: TempDir,
 }
@@ -38,7 +41,7 @@ impl Site {
         for server in &plan.servers {
             servers.push(ProbeServer::open(std::sync::Arc::clone(server), plan.run).await?);
         }
-        Ok(Self { servers, proxies: Vec::new(), files })
+        Ok(Self { servers, registry: None, proxies: Vec::new(), files })
     }
 
     /// Takes away what runs left that were killed; what there is to say of it.
@@ -74,30 +77,49 @@ impl Site {
         Ok(())
     }
 
-    /// Starts the proxies; the scenes, with the tenants' rows in them.
-    pub(super) async fn serve(&mut self, plan: &Plan) -> anyhow::Result<Vec<Scene>> {
+    /// Starts the proxies of a mode in the place of those before; the scenes, with the tenants' rows in them.
+    pub(super) async fn serve(&mut self, plan: &Plan, mode: PoolMode) -> anyhow::Result<Vec<Scene>> {
+        self.stop_proxies().await;
+        let known = self.registry.take();
+        let is_first = known.is_none();
+        let registry = match known {
+            Some(registry) => registry,
+            None => self.open_registry(plan).await?,
+        };
+        let addresses = [self.proxy(&registry, mode, 1).await?, self.proxy(&registry, mode, WIDE).await?];
+        self.registry = Some(registry);
+        let mut scenes = Vec::new();
+        for number in 0..plan.grounds.len() {
+            let scene = plan.scene(number, mode, addresses)?;
+            if is_first {
+                scene.stock().await.context("put the probes' rows in")?;
+            }
+            scenes.push(scene);
+        }
+        Ok(scenes)
+    }
+
+    async fn open_registry(&self, plan: &Plan) -> anyhow::Result<Registry> {
         let path = self.files.path().join("registry.toml");
         let text = plan.contents()?.to_toml()?;
         let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
         written.with_context(|| format!("write {}", path.display()))?;
         let config = registry::Config { file: Some(path), ..registry::Config::default() };
-        let registry = Registry::open(&config).await?;
-        let addresses = [self.proxy(&registry, 1).await?, self.proxy(&registry, WIDE).await?];
-        let mut scenes = Vec::new();
-        for number in 0..plan.grounds.len() {
-            let scene = plan.scene(number, addresses)?;
-            scene.stock().await.context("put the probes' rows in")?;
-            scenes.push(scene);
-        }
-        Ok(scenes)
+        Ok(Registry::open(&config).await?)
     }
 
-    async fn proxy(&mut self, registry: &Registry, size: u32) -> anyhow::Result<SocketAddr> {
+    async fn stop_proxies(&mut self) {
+        for proxy in self.proxies.drain(..) {
+            proxy.shutdown(DRAIN).await;
+        }
+    }
+
+    async fn proxy(&mut self, registry: &Registry, mode: PoolMode, size: u32) -> anyhow::Result<SocketAddr> {
         let config = proxy::Config {
             listen: ListenConfig { address: "127.0.0.1:0".to_owned(), threads: 1, ..ListenConfig::default() },
             identify: IdentifyConfig::default(),
-            pool: pool::Config { size, checkout_timeout: CHECKOUT_TIMEOUT, ..pool::Config::default() },
+            pool: pool::Config { mode, size, checkout_timeout: CHECKOUT_TIMEOUT, ..pool::Config::default() },
             limits: crate::limits::Config::default(),
             timeouts: crate::session::Config::default(),
             console: crate::console::Config::default(),
@@ -110,9 +132,7 @@ impl Site {
 
     /// Takes everything down and away.
     pub(super) async fn close(mut self, plan: &Plan) -> anyhow::Result<()> {
-        for proxy in self.proxies {
-            proxy.shutdown(DRAIN).await;
-        }
+        self.stop_proxies().await;
         let modules = plan.users_modules();
         let mut outcome: Result<(), Error> = Ok(());
         for server in &mut self.servers {
