@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -464,6 +464,33 @@ pub struct Login {
     pub verifier: Option<String>,
 }
 
+/// When running sessions of a suspended tenant end. Two are the same if the registry says the same.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionsEnd {
+    /// By the registry's clock: this one's may have jumped, or never have been right.
+    pub at: SystemTime,
+    /// By this process's own, which only goes on.
+    pub by: Instant,
+}
+
+impl SessionsEnd {
+    /// At a time of the registry's that is so many seconds ahead.
+    #[must_use]
+    pub fn new(at: SystemTime, seconds_left: f64) -> Self {
+        let now = Instant::now();
+        let left = Duration::try_from_secs_f64(seconds_left).unwrap_or_default();
+        Self { at, by: now.checked_add(left).unwrap_or(now) }
+    }
+}
+
+impl PartialEq for SessionsEnd {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for SessionsEnd {}
+
 /// Everything the data plane knows of one tenant: an immutable copy of its registry rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
@@ -476,7 +503,7 @@ pub struct Tenant {
     /// Whether it is served.
     pub status: TenantStatus,
     /// When a suspension ends running sessions; new ones are refused at once.
-    pub sessions_end_at: Option<SystemTime>,
+    pub sessions_end: Option<SessionsEnd>,
     /// Its other names.
     pub aliases: Vec<Alias>,
     /// From where its clients may come; from everywhere when empty.

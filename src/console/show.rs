@@ -1,7 +1,7 @@
 //! What SHOW tells: columns named as in PgBouncer where it has them, so that its exporters and habits work, then pgtenant's own.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::rows::{Rows, Value};
 use super::session::View;
@@ -578,6 +578,22 @@ fn split_address(address: &str) -> (&str, Value) {
     }
 }
 
+/// A clock that was set back may put the beginning of something before 1970, which the formatter cannot write.
 fn time(at: SystemTime) -> Value {
-    humantime::format_rfc3339_seconds(at).to_string().replace('T', " ").replace('Z', " UTC").into()
+    humantime::format_rfc3339_seconds(at.max(UNIX_EPOCH)).to_string().replace('T', " ").replace('Z', " UTC").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_before_1970_is_told_all_the_same() {
+        let text = |at| match time(at) {
+            Value::Text(text) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text(UNIX_EPOCH - Duration::from_secs(3600)), "1970-01-01 00:00:00 UTC");
+        assert_eq!(text(UNIX_EPOCH + Duration::from_secs(3600)), "1970-01-01 01:00:00 UTC");
+    }
 }

@@ -49,7 +49,7 @@ pub(crate) fn tenant(slug: &str, modules: &[&str]) -> Tenant {
         slug: Slug::parse(slug).unwrap(),
         name: slug.to_owned(),
         status: TenantStatus::Active,
-        sessions_end_at: None,
+        sessions_end: None,
         aliases: vec![Alias::parse(&format!("krn:{slug}:prod")).unwrap()],
         allow: Vec::new(),
         default_module: None,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -19,7 +19,7 @@ use crate::net::{Engine, EngineChoice};
 use crate::pool::Bell;
 use crate::protocol::{Report, SqlState};
 use crate::session::{self, Begin, CancelKeys, ClientState, Control, Held, MakeRoom, Thread, ThreadState};
-use crate::tenant::{Tenant, TenantId, TenantStatus};
+use crate::tenant::{SessionsEnd, Tenant, TenantId, TenantStatus};
 use crate::{limits, pool, session::shutdown};
 
 /// How often clocks move and time-outs are looked at.
@@ -304,11 +304,10 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
         begin.thread.sessions().into_iter().filter(|control| control.tenant.id == id).collect();
     let serving = tenant.filter(|tenant| matches!(tenant.status, TenantStatus::Active | TenantStatus::Moving));
     let Some(tenant) = serving else {
-        let end_at = tenant.and_then(|tenant| tenant.sessions_end_at);
-        let grace = end_at.and_then(|at| at.duration_since(SystemTime::now()).ok());
-        if let (Some(end_at), Some(grace)) = (end_at, grace.filter(|grace| !grace.is_zero())) {
-            concerned.iter().for_each(|control| control.ends_at.set(Some(end_at)));
-            tokio::task::spawn_local(end_after(Rc::clone(begin), id, concerned, end_at, grace));
+        let end = tenant.and_then(|tenant| tenant.sessions_end).filter(|end| end.by > Instant::now());
+        if let Some(end) = end {
+            concerned.iter().for_each(|control| control.end.set(Some(end)));
+            tokio::task::spawn_local(end_after(Rc::clone(begin), id, concerned, end));
         } else {
             end_sessions(begin, id, &concerned);
         }
@@ -316,7 +315,7 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
     };
     begin.pools.adjust(tenant);
     for control in &concerned {
-        control.ends_at.set(None);
+        control.end.set(None);
         if allowed(tenant, control.visitor.peer).is_err() {
             let message = format!("(PT-SHUTDOWN) tenant \"{}\" has no clients at this address any more", tenant.slug);
             control.kill(Report::fatal(SqlState::ADMIN_SHUTDOWN, message));
@@ -344,10 +343,9 @@ fn end_sessions(begin: &Rc<Begin>, id: TenantId, concerned: &[Rc<Control>]) {
 
 /// Ends a suspended tenant's sessions when its grace is over, unless it was activated meanwhile: sessions that began
 /// after that hold the newer registry rows.
-async fn end_after(begin: Rc<Begin>, id: TenantId, concerned: Vec<Rc<Control>>, end_at: SystemTime, grace: Duration) {
-    tokio::time::sleep(grace).await;
+async fn end_after(begin: Rc<Begin>, id: TenantId, concerned: Vec<Rc<Control>>, end: SessionsEnd) {
+    tokio::time::sleep_until(end.by.into()).await;
     // Another suspension since then has another end, and a timer of its own.
-    let still: Vec<Rc<Control>> =
-        concerned.into_iter().filter(|control| control.ends_at.get() == Some(end_at)).collect();
+    let still: Vec<Rc<Control>> = concerned.into_iter().filter(|control| control.end.get() == Some(end)).collect();
     end_sessions(&begin, id, &still);
 }

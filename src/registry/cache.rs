@@ -299,7 +299,7 @@ mod tests {
             slug: Slug::parse(slug).unwrap(),
             name: String::new(),
             status: TenantStatus::Active,
-            sessions_end_at: None,
+            sessions_end: None,
             aliases: vec![Alias::parse(&format!("krn:{slug}")).unwrap()],
             allow: Vec::new(),
             default_module: None,

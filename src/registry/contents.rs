@@ -8,7 +8,7 @@ use super::cache::names_of;
 use super::rows::{ModuleRow, PlacementRow, PlacementStatus, TenantDetails};
 use crate::auth::Verifier;
 use crate::tenant::{
-    Isolation, NameError, Placement, Pooling, SchemaName, Server, ServerName, Tenant, TenantId, TenantName,
+    Isolation, NameError, Placement, Pooling, SchemaName, Server, ServerName, SessionsEnd, Tenant, TenantId, TenantName,
 };
 
 /// Everything a registry knows of servers, modules and tenants.
@@ -101,7 +101,8 @@ impl Contents {
             slug: details.tenant.slug.clone(),
             name: details.tenant.name.clone(),
             status: details.tenant.status,
-            sessions_end_at: details.tenant.sessions_end_at,
+            // A file has no grace.
+            sessions_end: details.tenant.sessions_end_at.map(|at| SessionsEnd::new(at, 0.0)),
             aliases: details.aliases.clone(),
             allow: details.allow.clone(),
             default_module: details.tenant.default_module.clone(),

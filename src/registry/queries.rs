@@ -21,7 +21,8 @@ macro_rules! tenant_record {
         concat!(
             "SELECT pg_catalog.json_build_object(",
             tenant_fields!(),
-            ", 'placements', ARRAY(
+            ", 'sessions_end_in', extract(epoch FROM t.sessions_end_at OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())::pg_catalog.float8,
+             'placements', ARRAY(
                 SELECT pg_catalog.json_build_object(
                     'module', p.module, 'module_aliases', m.aliases, 'isolation', p.isolation,
                     'server', pg_catalog.json_build_object('name', s.name, 'host', s.host, 'port', s.port, 'sslmode', s.sslmode,

@@ -9,8 +9,8 @@ use super::rows::epoch;
 use crate::address::Network;
 use crate::limits::Own;
 use crate::tenant::{
-    Alias, DatabaseName, Isolation, Login, ModuleName, Placement, PoolMode, Pooling, Server, Slug, Tenant, TenantId,
-    TenantStatus,
+    Alias, DatabaseName, Isolation, Login, ModuleName, Placement, PoolMode, Pooling, Server, SessionsEnd, Slug, Tenant,
+    TenantId, TenantStatus,
 };
 
 /// A [`Tenant`] as JSON.
@@ -22,6 +22,9 @@ pub(super) struct TenantRecord {
     status: TenantStatus,
     #[serde(default, with = "epoch")]
     sessions_end_at: Option<SystemTime>,
+    /// Seconds until then, by the same clock.
+    #[serde(default)]
+    sessions_end_in: Option<f64>,
     /// Plain text: one that this program finds malformed must not hide the tenant.
     aliases: Vec<String>,
     #[serde(default)]
@@ -60,7 +63,7 @@ impl From<TenantRecord> for Tenant {
             slug: r.slug,
             name: r.name,
             status: r.status,
-            sessions_end_at: r.sessions_end_at,
+            sessions_end: r.sessions_end_at.map(|at| SessionsEnd::new(at, r.sessions_end_in.unwrap_or_default())),
             allow: r.allow,
             aliases: r.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect(),
             default_module: r.default_module,
@@ -100,7 +103,9 @@ impl From<&Tenant> for TenantRecord {
             slug: t.slug.clone(),
             name: t.name.clone(),
             status: t.status,
-            sessions_end_at: t.sessions_end_at,
+            sessions_end_at: t.sessions_end.map(|end| end.at),
+            // Kept for a process that has no sessions yet.
+            sessions_end_in: None,
             allow: t.allow.clone(),
             aliases: t.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
             default_module: t.default_module.clone(),
@@ -130,5 +135,41 @@ impl From<&Placement> for PlacementRecord {
             set_role: p.set_role,
             ready: p.ready,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn end(record: &str) -> SessionsEnd {
+        let whole = format!(
+            r#"{{"id": "00000000-0000-0000-0000-000000000001", "slug": "acme", "name": "", "status": "suspended", "aliases": [],
+                "default_module": null, "placements": [], "logins": [], "generation": 1, {record}}}"#
+        );
+        Tenant::from(serde_json::from_str::<TenantRecord>(&whole).unwrap()).sessions_end.unwrap()
+    }
+
+    #[test]
+    fn how_long_sessions_go_on_is_the_registrys_word_whatever_the_time_is_here() {
+        let minute = Duration::from_secs(60);
+        // The one is long past by this machine's clock, the other far away.
+        for at in ["10.5", "99999999999.5"] {
+            let before = Instant::now();
+            let end = end(&format!(r#""sessions_end_at": {at}, "sessions_end_in": 60.0"#));
+            assert!(end.by >= before + minute && end.by <= Instant::now() + minute, "{at}");
+        }
+        for over in [r#", "sessions_end_in": -3.5"#, r#", "sessions_end_in": 1e300"#, ""] {
+            assert!(end(&format!(r#""sessions_end_at": 99999999999.5{over}"#)).by <= Instant::now(), "{over}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_read_again_is_the_same() {
+        let one = end(r#""sessions_end_at": 10.5, "sessions_end_in": 60.0"#);
+        let again = end(r#""sessions_end_at": 10.5, "sessions_end_in": 59.0"#);
+        assert!(one == again && one != end(r#""sessions_end_at": 11.5, "sessions_end_in": 60.0"#));
     }
 }

@@ -4,11 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::client::Visitor;
 use crate::protocol::{Effects, Report};
-use crate::tenant::{Placement, Tenant};
+use crate::tenant::{Placement, SessionsEnd, Tenant};
 
 /// What a session is doing, for time-outs and for those who watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct Control {
     /// Why it keeps it.
     pub(crate) pinned_by: Cell<Effects>,
     /// When it ends, while its tenant is suspended with a grace.
-    pub ends_at: Cell<Option<SystemTime>>,
+    pub end: Cell<Option<SessionsEnd>>,
     /// The tenant as the registry has it now.
     latest: RefCell<Arc<Tenant>>,
     doing: Cell<Doing>,
@@ -99,7 +99,7 @@ impl Control {
             visitor,
             server_pid: Cell::new(0),
             pinned_by: Cell::new(Effects::NONE),
-            ends_at: Cell::new(None),
+            end: Cell::new(None),
             doing: Cell::new(Doing::Login),
             since: Cell::new(now),
             stalled_since: Cell::new(None),
