@@ -47,6 +47,8 @@ pub(crate) struct Start<'a> {
     pub(crate) environment: &'a [(&'a str, &'a str)],
     /// A listening socket that it is given as descriptor 3.
     pub(crate) socket: Option<OwnedFd>,
+    /// How many files it may have open.
+    pub(crate) files_max: Option<u32>,
 }
 
 impl Child {
@@ -69,7 +71,8 @@ impl Child {
         write(&config, registry, listen, start.sections);
         let mut command = Command::new("sh");
         let redirection = if start.socket.is_some() { "3<&0" } else { "" };
-        let script = format!("exec \"$0\" \"$@\" {redirection} </dev/null");
+        let limit = start.files_max.map_or_else(String::new, |files| format!("ulimit -n {files}; "));
+        let script = format!("{limit}exec \"$0\" \"$@\" {redirection} </dev/null");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_pgtenant"), "serve", "--config"]).arg(&config);
         command.envs(start.environment.iter().copied());
         command.stdin(start.socket.map_or_else(Stdio::null, Stdio::from)).stderr(Stdio::piped()).kill_on_drop(true);
