@@ -7,11 +7,12 @@
 # make bench-registry  how long look-ups and pages take in a big registry, release build  (BENCH="--tenants 100000")
 # make drivers  unmodified drivers and ORMs on every kind of place, and on PostgreSQL itself      (DRIVERS=--quick: three of them)
 # make lint     format and lints alone
+# make audit    crates with known advisories, licences and origins of all crates, by cargo-deny and RustSec's database
 # make help     this
 
 CARGO ?= cargo
 
-.PHONY: help demo test postgres-18 bench bench-fairness bench-migrate bench-registry drivers lint need-cargo need-postgres
+.PHONY: help demo test postgres-18 bench bench-fairness bench-migrate bench-registry drivers lint audit need-cargo need-postgres
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -46,6 +47,10 @@ drivers: need-cargo need-postgres
 lint: need-cargo
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+audit: need-cargo
+	@command -v cargo-deny >/dev/null || { echo "make audit needs cargo-deny: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check
 
 need-cargo:
 	@command -v $(CARGO) >/dev/null || { echo "pgtenant needs cargo: install Rust 1.89 or newer from https://rustup.rs" >&2; exit 1; }
