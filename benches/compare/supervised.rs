@@ -18,7 +18,7 @@ const SCRIPT: &str = r#"exec 3<&0; "$@" 3<&- & proxy=$!; echo "$proxy"; read -r 
 /// A running proxy; dropping it ends the process.
 pub(crate) struct Supervised {
     shell: Child,
-    pid: u32,
+    pub(crate) pid: u32,
     log: PathBuf,
 }
 
