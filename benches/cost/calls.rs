@@ -16,7 +16,7 @@ use crate::report::{Found, Row};
 use crate::target::{ENGINES, Target};
 
 /// Clients of pgbench, and transactions of each.
-const LOADS: [(u32, u32); 2] = [(1, 8_000), (16, 2_000)];
+const LOADS: [(u32, u32); 2] = [(1, 2_000), (16, 500)];
 /// Threads of pgbench.
 const THREADS_MAX: u32 = 2;
 /// Calls that are named, of each kind the most frequent.
