@@ -1,0 +1,74 @@
+//! The rounds as a table, and what is to be said of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::proxy::Holdings;
+
+/// How much more memory the last round may leave than the second: a part, and some that any process needs now and then.
+const RSS_GROWTH: f64 = 0.10;
+const RSS_SLACK_KIB: u64 = 4 << 10;
+
+/// What was at the end of a round.
+pub(crate) struct Round {
+    pub(crate) length: Duration,
+    pub(crate) answers: u64,
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) holdings: Holdings,
+    /// Counters that did not return to zero.
+    pub(crate) left: Vec<String>,
+}
+
+/// All rounds; the first is for warming up.
+#[derive(Default)]
+pub(crate) struct Report(pub(crate) Vec<Round>);
+
+impl Report {
+    /// What is wrong, if anything: one line each.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (number, round) in (1..).zip(&self.0) {
+            if !round.left.is_empty() {
+                wrong.push(format!("after round {number} there were still {}", round.left.join(", ")));
+            }
+        }
+        if let [_, second, .., last] = &self.0[..] {
+            let (before, after) = (second.holdings, last.holdings);
+            if after.fds > before.fds {
+                wrong.push(format!("file descriptors grew from {} to {}", before.fds, after.fds));
+            }
+            let most = before.rss_kib + (before.rss_kib as f64 * RSS_GROWTH) as u64 + RSS_SLACK_KIB;
+            if after.rss_kib > most {
+                let (before, after) = (before.rss_kib, after.rss_kib);
+                wrong.push(format!("memory grew from {before} KiB after round 2 to {after} KiB, more than {most} KiB"));
+            }
+        }
+        wrong
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "| round | minutes | right answers | RSS, MiB | fds | registry's | threads | not zero | errors by SQLSTATE |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
+        for (number, round) in (1..).zip(&self.0) {
+            let Holdings { rss_kib, fds, registry_connections, threads } = round.holdings;
+            let left = if round.left.is_empty() { "nothing".to_owned() } else { round.left.join(", ") };
+            let errors: Vec<_> =
+                round.errors.iter().map(|(sqlstate, number)| format!("{sqlstate}: {number}")).collect();
+            writeln!(
+                f,
+                "| {number} | {:.1} | {} | {:.1} | {fds} | {registry_connections} | {threads} | {left} | {} |",
+                round.length.as_secs_f64() / 60.0,
+                round.answers,
+                rss_kib as f64 / 1024.0,
+                errors.join(", "),
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! Which faults are on, and which errors they explain.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long after its end a fault may still be the reason of an error: a checkout's longest wait, and the wait after failed attempts.
+const AFTERMATH: Duration = Duration::from_secs(25);
+
+/// Whom a fault strikes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Struck {
+    /// All places on this server.
+    Server(&'static str),
+    /// All places of this tenant.
+    Tenant(&'static str),
+    /// Whoever is not known to the proxy yet.
+    Registry,
+}
+
+struct Spell {
+    struck: Struck,
+    codes: &'static [&'static str],
+    until: Option<Instant>,
+}
+
+/// All faults of late.
+#[derive(Default)]
+pub(crate) struct Weather(Mutex<Vec<Spell>>);
+
+impl Weather {
+    /// From now on these errors are explained, until some time after the guard is gone.
+    pub(crate) fn begin(&self, struck: Struck, codes: &'static [&'static str]) -> Lasting<'_> {
+        let mut spells = self.lock();
+        spells.retain(|spell| spell.until.is_none_or(|until| until > Instant::now()));
+        spells.push(Spell { struck: struck.clone(), codes, until: None });
+        Lasting { weather: self, struck }
+    }
+
+    /// Whether a fault explains that a client of this tenant, on this server, sees this error.
+    pub(crate) fn explains(&self, sqlstate: &str, tenant: &str, server: &str) -> bool {
+        let now = Instant::now();
+        self.lock().iter().any(|spell| {
+            let concerns = match &spell.struck {
+                Struck::Server(name) => *name == server,
+                Struck::Tenant(name) => *name == tenant,
+                Struck::Registry => true,
+            };
+            concerns && spell.until.is_none_or(|until| until > now) && spell.codes.contains(&sqlstate)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Spell>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fault that is on.
+pub(crate) struct Lasting<'a> {
+    weather: &'a Weather,
+    struck: Struck,
+}
+
+impl Drop for Lasting<'_> {
+    fn drop(&mut self) {
+        let until = Some(Instant::now() + AFTERMATH);
+        for spell in self.weather.lock().iter_mut().filter(|spell| spell.struck == self.struck) {
+            spell.until = spell.until.or(until);
+        }
+    }
+}
