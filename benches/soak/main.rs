@@ -101,7 +101,8 @@ async fn main() -> Result<ExitCode> {
     wrong.extend(report.wrong());
     wrong.extend(ended.err().map(|error| format!("{error:#}")));
     let Some(first) = wrong.first() else {
-        println!("Nothing grew, every counter returned to zero, every tenant saw only its own.");
+        let grew = if report.shows_growth() { "Nothing grew" } else { "Too few rounds to see growth" };
+        println!("{grew}; every counter returned to zero, every tenant saw only its own.");
         return Ok(ExitCode::SUCCESS);
     };
     let more = wrong.len() - 1;

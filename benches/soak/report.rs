@@ -14,6 +14,7 @@ const RSS_SLACK_KIB: u64 = 4 << 10;
 pub(crate) struct Round {
     pub(crate) length: Duration,
     pub(crate) answers: u64,
+    /// Those that faults explain or nothing does; not those that clients provoke.
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) holdings: Holdings,
     /// Counters that did not return to zero.
@@ -25,6 +26,11 @@ pub(crate) struct Round {
 pub(crate) struct Report(pub(crate) Vec<Round>);
 
 impl Report {
+    /// Whether there is a round to compare with another, the first one left out.
+    pub(crate) const fn shows_growth(&self) -> bool {
+        self.0.len() > 2
+    }
+
     /// What is wrong, if anything: one line each.
     pub(crate) fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
