@@ -3,6 +3,7 @@
 mod chart;
 mod copy;
 mod cpu;
+mod owner;
 mod pgbench;
 mod place;
 mod report;

@@ -1,17 +1,16 @@
 //! The server with pgbench's tables, a login for it, and a directory for the proxies' files.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::unistd::{Uid, User};
 use pgtenant::cluster::Cluster;
 
 use crate::Options;
 use crate::cpu::family_cpu;
+use crate::owner::{self, Owner};
 
 pub(crate) const DATABASE: &str = "bench";
 pub(crate) const ROLE: &str = "bench";
@@ -29,7 +28,7 @@ pub(crate) struct Place {
     /// pgbench's script of a pipeline.
     pub(crate) pipeline: PathBuf,
     /// User and group that the proxies run as, where we are root (PgBouncer refuses root).
-    pub(crate) owner: Option<(u32, u32)>,
+    pub(crate) owner: Owner,
 }
 
 impl Place {
@@ -46,15 +45,8 @@ impl Place {
         let stored = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1";
         let verifier = admin.query_one(stored, &[&ROLE]).await?.get(0);
         let version = admin.query_one("SHOW server_version", &[]).await?.get(0);
-        let owner = match Uid::effective().is_root() {
-            true => Some(unprivileged()?),
-            false => None,
-        };
-        let dir = cluster.socket_dir().join("proxies");
-        fs::create_dir(&dir)?;
-        if let Some((uid, gid)) = owner {
-            chown(&dir, Some(uid), Some(gid))?;
-        }
+        let owner = owner::owner()?;
+        let dir = owner::directory(&cluster, owner)?;
         let pipeline = dir.join("pipeline.sql");
         fs::write(&pipeline, pipeline_of(20, options.scale))?;
         let place = Self { cluster, verifier, version, dir, pipeline, owner };
@@ -86,13 +78,7 @@ impl Place {
 
     /// Writes a file for the proxies.
     pub(crate) fn write(&self, name: &str, content: &str) -> Result<PathBuf> {
-        let path = self.dir.join(name);
-        fs::write(&path, content)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        if let Some((uid, gid)) = self.owner {
-            chown(&path, Some(uid), Some(gid))?;
-        }
-        Ok(path)
+        owner::write(&self.dir, self.owner, name, content)
     }
 }
 
@@ -101,10 +87,4 @@ fn pipeline_of(selects: usize, scale: u32) -> String {
     let rows = u64::from(scale) * 100_000;
     let select = "SELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n".repeat(selects);
     format!("\\set aid random(1, {rows})\n\\startpipeline\n{select}\\endpipeline\n")
-}
-
-fn unprivileged() -> Result<(u32, u32)> {
-    let user = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten());
-    let user = user.context("no user \"postgres\" or \"nobody\" to run PgBouncer as")?;
-    Ok((user.uid.as_raw(), user.gid.as_raw()))
 }

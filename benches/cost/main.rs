@@ -8,6 +8,8 @@ mod clients;
 mod cpu;
 mod crowd;
 mod load;
+#[path = "../compare/owner.rs"]
+mod owner;
 #[path = "../compare/place.rs"]
 #[expect(dead_code, reason = "the other benchmark has pipelines, too")]
 mod place;

@@ -5,6 +5,8 @@
 #[expect(dead_code, reason = "the other benchmark asks for the server's CPU time, too")]
 mod cpu;
 mod load;
+#[path = "../compare/owner.rs"]
+mod owner;
 mod place;
 #[path = "../compare/supervised.rs"]
 mod supervised;

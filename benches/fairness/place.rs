@@ -1,12 +1,11 @@
 //! The server, with a role and a schema for each of two tenants in one database, and a directory for the proxies' files.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use nix::unistd::{Uid, User};
+use anyhow::Result;
 use pgtenant::cluster::Cluster;
+
+use crate::owner::{self, Owner};
 
 pub(crate) const DATABASE: &str = "bench";
 pub(crate) const PASSWORD: &str = "bench password";
@@ -38,7 +37,7 @@ pub(crate) struct Place {
     pub(crate) version: String,
     pub(crate) dir: PathBuf,
     /// User and group that the proxies run as, where we are root (PgBouncer refuses root).
-    pub(crate) owner: Option<(u32, u32)>,
+    pub(crate) owner: Owner,
 }
 
 impl Place {
@@ -58,29 +57,13 @@ impl Place {
             *verifier = inside.query_one(stored, &[&name]).await?.get(0);
         }
         let version = admin.query_one("SHOW server_version", &[]).await?.get(0);
-        let owner = if Uid::effective().is_root() { Some(unprivileged()?) } else { None };
-        let dir = cluster.socket_dir().join("proxies");
-        fs::create_dir(&dir)?;
-        if let Some((uid, gid)) = owner {
-            chown(&dir, Some(uid), Some(gid))?;
-        }
+        let owner = owner::owner()?;
+        let dir = owner::directory(&cluster, owner)?;
         Ok(Self { cluster, verifiers, version, dir, owner })
     }
 
     /// Writes a file for the proxies.
     pub(crate) fn write(&self, name: &str, content: &str) -> Result<()> {
-        let path = self.dir.join(name);
-        fs::write(&path, content)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        if let Some((uid, gid)) = self.owner {
-            chown(&path, Some(uid), Some(gid))?;
-        }
-        Ok(())
+        owner::write(&self.dir, self.owner, name, content).map(drop)
     }
-}
-
-fn unprivileged() -> Result<(u32, u32)> {
-    let user = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten());
-    let user = user.context("no user \"postgres\" or \"nobody\" to run PgBouncer as")?;
-    Ok((user.uid.as_raw(), user.gid.as_raw()))
 }

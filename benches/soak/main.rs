@@ -4,6 +4,8 @@
 #[path = "../compare/cpu.rs"]
 #[expect(dead_code, reason = "time is not what is measured here")]
 mod cpu;
+#[path = "../compare/owner.rs"]
+mod owner;
 #[path = "../compare/supervised.rs"]
 #[expect(dead_code, reason = "time is not what is measured here")]
 mod supervised;

@@ -1,19 +1,19 @@
 //! Three servers (the registry's and two for tenants), modules of every kind, their tenants, and what the program's commands do to them.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::unistd::{Uid, User};
+use anyhow::{Context, Result, bail};
 use pgtenant::cluster::Cluster;
 use pgtenant::tenant::quote_ident;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::owner::{self, Owner};
 
 /// Most sessions of each tenants' server: fewer than all pools may have, so that they share.
 const CONNECTIONS_MAX: &str = "48";
@@ -88,7 +88,7 @@ pub(crate) struct Place {
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) dir: PathBuf,
     /// User and group that the proxy runs as, where we are root.
-    pub(crate) owner: Option<(u32, u32)>,
+    pub(crate) owner: Owner,
 }
 
 impl Place {
@@ -97,12 +97,8 @@ impl Place {
         let start = || Cluster::builder().setting("max_connections", "120").start();
         let (registry, one, two) = tokio::try_join!(start(), start(), start())?;
         registry.connect("postgres").await?.batch_execute("CREATE DATABASE registry").await?;
-        let owner = if Uid::effective().is_root() { Some(unprivileged()?) } else { None };
-        let dir = registry.socket_dir().join("proxies");
-        fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
-        if let Some((uid, gid)) = owner {
-            chown(&dir, Some(uid), Some(gid))?;
-        }
+        let owner = owner::owner()?;
+        let dir = owner::directory(&registry, owner)?;
         let mut place = Self { pgtenant, registry, one, two, tenants: Vec::new(), dir, owner };
         place.run(&["registry", "init"]).await?;
         for server in ["one", "two"] {
@@ -212,19 +208,6 @@ impl Place {
 
     /// Writes a file that only the proxy may read.
     pub(crate) fn write(&self, name: &str, content: &str) -> Result<()> {
-        let path = self.dir.join(name);
-        fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        if let Some((uid, gid)) = self.owner {
-            chown(&path, Some(uid), Some(gid))?;
-        }
-        Ok(())
+        owner::write(&self.dir, self.owner, name, content).map(drop)
     }
-}
-
-fn unprivileged() -> Result<(u32, u32)> {
-    let user = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten());
-    let user = user.context("no user \"postgres\" or \"nobody\" to run the proxy as")?;
-    ensure!(!user.uid.is_root(), "user {} is root", user.name);
-    Ok((user.uid.as_raw(), user.gid.as_raw()))
 }
