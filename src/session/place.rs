@@ -70,6 +70,7 @@ impl Place {
         self.statement_scope = if reading.is_empty() { base } else { digest(&(base, reading)) };
         self.want = Rc::new(Want { affinity: affinity(&self.assertion.context), ..Want::clone(&self.want) });
     }
+
     /// The pool, made if need be, with the limits that the tenant has now: when the one that it had was evicted.
     pub(super) async fn find_pool(&self, tenant: &Tenant) -> Result<Rc<ServerPool>, Report> {
         let profile = &self.profile;

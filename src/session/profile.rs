@@ -45,12 +45,11 @@ pub(crate) struct Profile {
     pub(crate) rules: Rc<Rules>,
 }
 
-/// All that a profile depends on. Tenants, placements and settings of pools are never changed but replaced: the same address is the same content.
+/// All that a profile depends on, besides the role in its pool's key. Tenants, placements and settings of pools are never changed but replaced: the same address is the same content.
 struct Ingredients {
     tenant: Arc<Tenant>,
     placement: Arc<Placement>,
     config: Rc<pool::Config>,
-    server_user: String,
     settings: Vec<(String, String)>,
     replication: Option<String>,
 }
@@ -71,7 +70,7 @@ impl Profiles {
         let config = Rc::clone(&begin.pool.borrow());
         let place = Ingredients::place(ticket, &config);
         if let Some(known) = self.0.borrow_mut().get_mut(&place)
-            && known.profile.made_from.are_of(ticket, &config)
+            && known.profile.is_of(ticket, &config)
         {
             known.is_fresh = true;
             return Rc::clone(&known.profile);
@@ -100,18 +99,20 @@ impl Ingredients {
         (&ticket.server_user, &ticket.settings, &ticket.replication).hash(&mut hasher);
         hasher.finish()
     }
-
-    fn are_of(&self, ticket: &Ticket, config: &Rc<pool::Config>) -> bool {
-        Arc::ptr_eq(&self.tenant, &ticket.tenant)
-            && Arc::ptr_eq(&self.placement, &ticket.placement)
-            && Rc::ptr_eq(&self.config, config)
-            && self.server_user == ticket.server_user
-            && self.settings == ticket.settings
-            && self.replication == ticket.replication
-    }
 }
 
 impl Profile {
+    /// Whether a client that logs in now has this one.
+    fn is_of(&self, ticket: &Ticket, config: &Rc<pool::Config>) -> bool {
+        let Ingredients { tenant, placement, config: made_with, settings, replication } = &self.made_from;
+        Arc::ptr_eq(tenant, &ticket.tenant)
+            && Arc::ptr_eq(placement, &ticket.placement)
+            && Rc::ptr_eq(made_with, config)
+            && self.key.user == ticket.server_user
+            && *settings == ticket.settings
+            && *replication == ticket.replication
+    }
+
     fn make(ticket: &Ticket, config: Rc<pool::Config>, begin: &Begin) -> Self {
         let placement = &ticket.placement;
         let shared = placement.pooling == Pooling::Shared;
@@ -161,7 +162,6 @@ impl Profile {
                 tenant: Arc::clone(&ticket.tenant),
                 placement: Arc::clone(placement),
                 config,
-                server_user: ticket.server_user.clone(),
                 settings: ticket.settings.clone(),
                 replication: ticket.replication.clone(),
             },
