@@ -324,7 +324,7 @@ pub fn clients<'a>(clients: impl IntoIterator<Item = &'a ClientState>) -> Rows {
         let waits = if is_waiting(client) { now.saturating_duration_since(client.since) } else { Duration::ZERO };
         rows.push(vec![
             "C".into(),
-            client.visitor.user.as_str().into(),
+            (*client.visitor.user).into(),
             client.placement.database.as_str().into(),
             doing(client).into(),
             address.into(),
@@ -340,7 +340,7 @@ pub fn clients<'a>(clients: impl IntoIterator<Item = &'a ClientState>) -> Rows {
             if has_server(client) { client.server_pid.to_string() } else { String::new() }.into(),
             0u32.into(),
             if client.visitor.encrypted { "TLS" } else { "" }.into(),
-            client.visitor.application_name.as_str().into(),
+            (*client.visitor.application_name).into(),
             Value::Null,
             client.id.into(),
             client.tenant.slug.as_str().into(),
@@ -398,7 +398,7 @@ fn servers(view: &View) -> Rows {
                     client.map(|client| format!("{:#x}", client.id)).unwrap_or_default().into(),
                     process_id.into(),
                     encrypted.map_or(Value::Null, |encrypted| if encrypted { "TLS" } else { "" }.into()),
-                    client.map(|client| client.visitor.application_name.clone()).unwrap_or_default().into(),
+                    client.map(|client| client.visitor.application_name.to_string()).unwrap_or_default().into(),
                     Value::Null,
                     process_id.into(),
                     client.map_or_else(|| tenant_of(pool, view), |client| client.tenant.slug.to_string()).into(),

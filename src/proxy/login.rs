@@ -132,7 +132,7 @@ impl Login {
         };
         let visitor = Visitor {
             peer: *stream.peer(),
-            user: claim.request.user.clone(),
+            user: claim.request.user.as_str().into(),
             application_name: application_name(&claim.request.settings),
             connected_at: SystemTime::now(),
             encrypted: stream.tls().is_some(),
@@ -442,9 +442,9 @@ async fn service_credential(placement: &Placement, begin: &Begin) -> Result<(Cre
     Ok((Credential::Password(password), credentials.user))
 }
 
-fn application_name(settings: &[(String, String)]) -> String {
+fn application_name(settings: &[(String, String)]) -> Box<str> {
     let found = settings.iter().find(|(name, _)| name == "application_name");
-    found.map(|(_, value)| value.clone()).unwrap_or_default()
+    found.map(|(_, value)| value.as_str().into()).unwrap_or_default()
 }
 
 /// What a thread does with a client that has logged in on another.

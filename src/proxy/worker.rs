@@ -306,7 +306,7 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
     let Some(tenant) = serving else {
         let end = tenant.and_then(|tenant| tenant.sessions_end).filter(|end| end.by > Instant::now());
         if let Some(end) = end {
-            concerned.iter().for_each(|control| control.end.set(Some(end)));
+            concerned.iter().for_each(|control| control.set_end(Some(end)));
             tokio::task::spawn_local(end_after(Rc::clone(begin), id, concerned, end));
         } else {
             end_sessions(begin, id, &concerned);
@@ -315,7 +315,7 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
     };
     begin.pools.adjust(tenant);
     for control in &concerned {
-        control.end.set(None);
+        control.set_end(None);
         if allowed(tenant, control.visitor.peer).is_err() {
             let message = format!("(PT-SHUTDOWN) tenant \"{}\" has no clients at this address any more", tenant.slug);
             control.kill(Report::fatal(SqlState::ADMIN_SHUTDOWN, message));
@@ -346,6 +346,6 @@ fn end_sessions(begin: &Rc<Begin>, id: TenantId, concerned: &[Rc<Control>]) {
 async fn end_after(begin: Rc<Begin>, id: TenantId, concerned: Vec<Rc<Control>>, end: SessionsEnd) {
     tokio::time::sleep_until(end.by.into()).await;
     // Another suspension since then has another end, and a timer of its own.
-    let still: Vec<Rc<Control>> = concerned.into_iter().filter(|control| control.end.get() == Some(end)).collect();
+    let still: Vec<Rc<Control>> = concerned.into_iter().filter(|control| control.end() == Some(end)).collect();
     end_sessions(&begin, id, &still);
 }

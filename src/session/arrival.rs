@@ -48,9 +48,6 @@ pub struct Arrival {
 /// A place, perhaps a connection, the client's cancel key, and the state that its settings bring.
 type Begun = (Place, Option<Link>, CancelKey, Effects);
 
-/// Given back at the session's end.
-type Kept = (Box<dyn Any + Send>, CancelKey);
-
 impl Arrival {
     /// The session from here to its end. It is in its thread's list at once, before the future is first polled, so that no
     /// change of its tenant that the thread hears of after it is missed.
@@ -62,16 +59,15 @@ impl Arrival {
         // Boxed: what a session needs to begin is not kept while it lasts.
         let beginning = Box::pin(self.session(control, begin));
         async move {
-            if let Some((mut relay, kept)) = beginning.await {
+            if let Some(relay) = beginning.await {
                 relay.run().await;
-                drop((relay, kept));
             }
             drop(entered);
         }
     }
 
-    /// Begins the session; what comes with it is to be kept until its end.
-    async fn session(self: Box<Self>, control: Rc<Control>, begin: Rc<Begin>) -> Option<(Box<Relay>, Kept)> {
+    /// Begins the session.
+    async fn session(self: Box<Self>, control: Rc<Control>, begin: Rc<Begin>) -> Option<Box<Relay>> {
         let Self { mut client, mut ticket, slot } = *self;
         let deadline = ticket.deadline;
         let begun = tokio::select! {
@@ -95,10 +91,11 @@ impl Arrival {
                     thread: Rc::clone(&begin.thread),
                     process_id: key.process_id,
                     young: YOUNG_TRANSACTIONS,
+                    _kept: (slot, key),
                 });
                 relay.control.set_doing(Doing::Idle, relay.thread.now());
                 relay.transaction_boundary();
-                return Some((relay, (slot, key)));
+                return Some(relay);
             }
             Ok(Err(refusal)) => refusal,
             Err(_) => Refusal::Report(error::login_timeout()),

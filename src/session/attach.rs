@@ -46,7 +46,7 @@ impl Relay {
         }
         match self.place.pool.try_checkout(&self.place.want) {
             Some(server) if self.place.calming(&server, self.control.id).is_some() => {
-                self.restless = Some(server);
+                self.restless = Some(Box::new(server));
                 false
             }
             Some(server) => {
@@ -64,7 +64,7 @@ impl Relay {
         self.control.set_doing(Doing::Waiting, self.thread.now());
         let waits_since = std::time::Instant::now();
         let waited = {
-            let mut checkout = pin!(self.place.server(self.restless.take(), self.control.id));
+            let mut checkout = pin!(self.place.server(self.restless.take().map(|server| *server), self.control.id));
             std::future::poll_fn(|cx| {
                 self.control.listen(cx.waker());
                 if self.control.take_cancel() {
@@ -321,13 +321,10 @@ impl Relay {
             // A RESET took away what was set at the hand-over, and there was no time to set it again.
             link.server.asserted = Asserted::Unknown;
         }
-        if link.cancels.none() && !link.cancels.is_any_lost() {
-            return link.server.checkin();
-        }
+        let Some(cancels) = link.cancels.take() else { return link.server.checkin() };
         // A late cancel would hit the next client's statement.
         tokio::task::spawn_local(async move {
-            link.cancels.delivered().await;
-            if !link.cancels.is_any_lost() {
+            if cancels.all_delivered().await {
                 link.server.checkin();
             }
         });
@@ -335,7 +332,7 @@ impl Relay {
 
     /// Sends a cancel request for the running statement, if one of this client's is running.
     pub(super) fn cancel_statement(&mut self) {
-        let Some(link) = &self.link else {
+        let Some(link) = &mut self.link else {
             // Waiting for a connection is interrupted there; outside a statement there is nothing to cancel.
             if !self.up.window.has_ready() {
                 self.control.take_cancel();
@@ -349,8 +346,8 @@ impl Relay {
         if self.pending.is_empty() {
             return;
         }
-        let in_flight = link.cancels.begin();
-        let cancels = Rc::clone(&link.cancels);
+        let cancels = Rc::clone(link.cancels.get_or_insert_default());
+        let in_flight = cancels.begin();
         let target = link.server.cancel_target();
         let (process_id, secret) = (link.server.process_id, link.server.secret.clone());
         let request = self.thread.front().spawn(async move { cancel(&target, process_id, &secret).await });

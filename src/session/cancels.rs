@@ -26,21 +26,12 @@ impl Cancels {
         self.lost.set(true);
     }
 
-    /// Whether one may come at any time.
-    pub(super) fn is_any_lost(&self) -> bool {
-        self.lost.get()
-    }
-
-    /// Whether none is on its way.
-    pub(super) fn none(&self) -> bool {
-        self.count.get() == 0
-    }
-
-    /// Waits until all have been delivered.
-    pub(super) async fn delivered(&self) {
-        while !self.none() {
+    /// Waits until none is on its way any more; false if one may come at any time all the same.
+    pub(super) async fn all_delivered(&self) -> bool {
+        while self.count.get() > 0 {
             self.done.notified().await;
         }
+        !self.lost.get()
     }
 }
 

@@ -12,11 +12,11 @@ use crate::tenant::{Placement, Tenant};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Visitor {
     /// The user name that it sent.
-    pub user: String,
+    pub user: Box<str>,
     /// Where it comes from.
     pub peer: Peer,
     /// What it calls itself.
-    pub application_name: String,
+    pub application_name: Box<str>,
     /// When its session began.
     pub connected_at: SystemTime,
     /// Whether TLS is between it and pgtenant.

@@ -70,8 +70,8 @@ pub struct Control {
     pub(crate) server_pid: Cell<i32>,
     /// Why it keeps it.
     pub(crate) pinned_by: Cell<Effects>,
-    /// When it ends, while its tenant is suspended with a grace.
-    pub end: Cell<Option<SessionsEnd>>,
+    /// When it ends, while its tenant is suspended with a grace. Boxed, as what follows: few are ever ended.
+    end: RefCell<Option<Box<SessionsEnd>>>,
     /// The tenant as the registry has it now.
     latest: RefCell<Arc<Tenant>>,
     doing: Cell<Doing>,
@@ -82,8 +82,7 @@ pub struct Control {
     probe: Cell<bool>,
     cancel: Cell<bool>,
     drain: Cell<bool>,
-    /// Boxed: few are ever killed.
-    kill: RefCell<Option<Box<Report>>>,
+    kill: Cell<Option<Box<Report>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -99,7 +98,7 @@ impl Control {
             visitor,
             server_pid: Cell::new(0),
             pinned_by: Cell::new(Effects::NONE),
-            end: Cell::new(None),
+            end: RefCell::new(None),
             doing: Cell::new(Doing::Login),
             since: Cell::new(now),
             stalled_since: Cell::new(None),
@@ -107,9 +106,20 @@ impl Control {
             probe: Cell::new(false),
             cancel: Cell::new(false),
             drain: Cell::new(false),
-            kill: RefCell::new(None),
+            kill: Cell::new(None),
             waker: RefCell::new(None),
         })
+    }
+
+    /// It ends then, or not.
+    pub fn set_end(&self, end: Option<SessionsEnd>) {
+        self.end.replace(end.map(Box::new));
+    }
+
+    /// When it ends, while its tenant is suspended with a grace.
+    #[must_use]
+    pub fn end(&self) -> Option<SessionsEnd> {
+        self.end.borrow().as_deref().copied()
     }
 
     /// The tenant is like this now.
@@ -147,7 +157,8 @@ impl Control {
 
     /// Ends it now, with this as its last word.
     pub fn kill(&self, last_word: Report) {
-        self.kill.borrow_mut().get_or_insert_with(|| Box::new(last_word));
+        let first = self.kill.take().unwrap_or_else(|| Box::new(last_word));
+        self.kill.set(Some(first));
         self.wake();
     }
 
@@ -229,10 +240,13 @@ impl Control {
     }
 
     pub(crate) fn is_killed(&self) -> bool {
-        self.kill.borrow().is_some()
+        let kill = self.kill.take();
+        let is_killed = kill.is_some();
+        self.kill.set(kill);
+        is_killed
     }
 
     pub(crate) fn take_kill(&self) -> Option<Report> {
-        self.kill.borrow_mut().take().map(|last_word| *last_word)
+        self.kill.take().map(|last_word| *last_word)
     }
 }

@@ -25,7 +25,7 @@ const UNRESTORABLE: [Effects; 6] =
 
 impl Relay {
     /// Relays until the session ends, and puts everything in order.
-    pub(crate) async fn run(&mut self) {
+    pub(crate) async fn run(mut self: Box<Self>) {
         let end = loop {
             match std::future::poll_fn(|cx| self.poll_turn(cx)).await {
                 Turn::End(end) => break end,
@@ -124,8 +124,9 @@ impl Relay {
 
 /// Brings a connection back to how it was when it was opened, then gives it back; closes it if that fails.
 async fn restore(mut link: Link) {
-    link.cancels.delivered().await;
-    if link.cancels.is_any_lost() {
+    if let Some(cancels) = link.cancels.take()
+        && !cancels.all_delivered().await
+    {
         return;
     }
     match simple(&mut link.server.stream, "DISCARD ALL", RESET_TIMEOUT).await {

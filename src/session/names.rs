@@ -128,8 +128,14 @@ enum Change {
 
 /// A client's names.
 #[derive(Default)]
-pub(super) struct Names {
-    pub(super) known: HashMap<Box<[u8]>, Rc<Statement>>,
+pub(super) struct Names(
+    /// None before it gives one: many clients never do.
+    Option<Box<Given>>,
+);
+
+#[derive(Default)]
+struct Given {
+    known: HashMap<Box<[u8]>, Rc<Statement>>,
     /// Bytes of all those statements.
     bytes: usize,
     /// In the order of the messages; an error undoes those that it takes along.
@@ -138,60 +144,65 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn parsed(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
-        let old = self.take(&name).map(|(_, old)| old);
-        self.unconfirmed.push_back(Change::Parsed(name.clone(), old));
-        self.enter(name, statement);
+        let given = self.0.get_or_insert_default();
+        let old = given.take(&name).map(|(_, old)| old);
+        given.unconfirmed.push_back(Change::Parsed(name.clone(), old));
+        given.enter(name, statement);
     }
 
-    fn enter(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
-        self.bytes += statement.body.len();
-        let old = self.known.insert(name, statement);
-        self.bytes -= old.map_or(0, |old| old.body.len());
+    /// What a name stands for.
+    pub(super) fn get(&self, name: &[u8]) -> Option<&Rc<Statement>> {
+        self.0.as_ref()?.known.get(name)
     }
 
     /// The client's name stands for the same text in another scope now.
     pub(super) fn read_anew(&mut self, name: &[u8], statement: &Rc<Statement>) {
-        if let Some(known) = self.known.get_mut(name) {
+        if let Some(known) = self.0.as_mut().and_then(|given| given.known.get_mut(name)) {
             *known = Rc::clone(statement);
         }
     }
 
     pub(super) fn take(&mut self, name: &[u8]) -> Option<(Box<[u8]>, Rc<Statement>)> {
-        let entry = self.known.remove_entry(name)?;
-        self.bytes -= entry.1.body.len();
-        Some(entry)
+        self.0.as_mut()?.take(name)
     }
 
     /// Whether the client has no statements.
     pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.0.as_ref().is_none_or(|given| given.known.is_empty())
     }
 
     /// Whether no more names are kept for this client.
     pub(super) fn is_full(&self) -> bool {
-        self.known.len() >= NAMES_MAX || self.bytes >= STATEMENT_BYTES_MAX
+        self.0.as_ref().is_some_and(|given| given.known.len() >= NAMES_MAX || given.bytes >= STATEMENT_BYTES_MAX)
     }
 
     pub(super) fn closed(&mut self, name: &[u8]) {
-        if let Some((name, statement)) = self.take(name) {
-            self.unconfirmed.push_back(Change::Closed(name, statement));
+        if let Some(given) = &mut self.0
+            && let Some((name, statement)) = given.take(name)
+        {
+            given.unconfirmed.push_back(Change::Closed(name, statement));
         }
     }
 
     /// The oldest change has been answered.
     pub(super) fn confirmed(&mut self) {
-        self.unconfirmed.pop_front();
+        self.unconfirmed();
+    }
+
+    fn unconfirmed(&mut self) -> Option<Change> {
+        self.0.as_mut()?.unconfirmed.pop_front()
     }
 
     /// All statements are gone but those that were sent after the message that took them away.
     pub(super) fn clear(&mut self) {
-        let parsed = self.unconfirmed.iter().filter_map(|change| match change {
+        let Some(given) = &mut self.0 else { return };
+        let parsed = given.unconfirmed.iter().filter_map(|change| match change {
             Change::Parsed(name, _) => Some(name),
             Change::Closed(..) => None,
         });
         let later: HashSet<_> = parsed.collect();
-        self.known.retain(|name, _| later.contains(name));
-        self.bytes = self.known.values().map(|statement| statement.body.len()).sum();
+        given.known.retain(|name, _| later.contains(name));
+        given.bytes = given.known.values().map(|statement| statement.body.len()).sum();
     }
 
     /// These messages got no answer: as if they had never been sent.
@@ -204,23 +215,38 @@ impl Names {
                     if *answer == Answer::Server {
                         prepared.doubt(*id);
                     }
-                    changes.extend(self.unconfirmed.pop_front());
+                    changes.extend(self.unconfirmed());
                 }
-                Owed::Close(Answer::Own, _) | Owed::Deallocate(_) => changes.extend(self.unconfirmed.pop_front()),
+                Owed::Close(Answer::Own, _) | Owed::Deallocate(_) => changes.extend(self.unconfirmed()),
                 _ => {}
             }
         }
+        let Some(given) = &mut self.0 else { return };
         for change in changes.into_iter().rev() {
             match change {
                 Change::Parsed(name, old) => {
-                    self.take(&name);
+                    given.take(&name);
                     if let Some(old) = old {
-                        self.enter(name, old);
+                        given.enter(name, old);
                     }
                 }
-                Change::Closed(name, statement) => self.enter(name, statement),
+                Change::Closed(name, statement) => given.enter(name, statement),
             }
         }
+    }
+}
+
+impl Given {
+    fn enter(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
+        self.bytes += statement.body.len();
+        let old = self.known.insert(name, statement);
+        self.bytes -= old.map_or(0, |old| old.body.len());
+    }
+
+    fn take(&mut self, name: &[u8]) -> Option<(Box<[u8]>, Rc<Statement>)> {
+        let entry = self.known.remove_entry(name)?;
+        self.bytes -= entry.1.body.len();
+        Some(entry)
     }
 }
 
@@ -240,7 +266,7 @@ mod tests {
         names.parsed(b"a"[..].into(), Rc::clone(&two));
         set.use_statement(two.id);
         names.lost(&[Owed::Close(Answer::Own, 0), Owed::Bind, Owed::Parse(Answer::Server, two.id)], &mut set);
-        assert_eq!(names.known.get(&b"a"[..]).map(|statement| statement.id), Some(one.id));
+        assert_eq!(names.get(b"a").map(|statement| statement.id), Some(one.id));
         assert_eq!(set.use_statement(two.id), Preparation::Again, "it may be there or not");
         set.batch_begins();
         assert_eq!(set.surplus(0), Some(two.id));

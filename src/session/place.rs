@@ -27,8 +27,6 @@ pub(crate) struct Place {
     /// Sessions with the same number here share prepared statements.
     pub(crate) statement_scope: u64,
     begin: Rc<Begin>,
-    /// Opens connections of a pool that is made anew.
-    credential: Credential,
 }
 
 impl Place {
@@ -76,7 +74,8 @@ impl Place {
         let profile = &self.profile;
         let placement = tenant.placements.iter().find(|placement| profile.key.is_of(placement));
         let claims = Claims::of(tenant, placement.unwrap_or(profile.placement()));
-        find_pool(profile, &claims, &self.credential, &self.begin).await
+        let credential = profile.credential.borrow().clone();
+        find_pool(profile, &claims, &credential, &self.begin).await
     }
 }
 
@@ -98,6 +97,7 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
     let credential = ticket.credential.clone();
     let pool = find_pool(&profile, &profile.claims, &credential, begin).await?;
     pool.manager().set_credential(credential.clone());
+    profile.credential.replace(credential);
     Ok(Place {
         want: Rc::clone(&profile.want),
         assertion: Rc::clone(&profile.assertion),
@@ -105,7 +105,6 @@ pub(super) async fn place(ticket: &Ticket, begin: &Rc<Begin>) -> Result<Place, R
         profile,
         pool,
         begin: Rc::clone(begin),
-        credential,
     })
 }
 

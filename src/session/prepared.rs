@@ -87,7 +87,7 @@ impl Relay {
         let is_parse = head.kind == b'P';
         let name = &self.up.window.unscanned()[HEADER_BYTES..there][frame.at.clone()];
         // An unnamed statement takes the place of the one before it; another name must be free.
-        let known = if is_parse && name.is_empty() { None } else { self.names.known.get(name).cloned() };
+        let known = if is_parse && name.is_empty() { None } else { self.names.get(name).cloned() };
         if self.is_servers_own(&frame, there, known.is_some()) {
             return Carried::No;
         }
@@ -196,7 +196,7 @@ impl Relay {
     /// it shall be.
     fn carries_unnamed(&mut self, head: Header, at: &Range<usize>, there: usize) -> bool {
         if head.kind != b'P' {
-            return self.names.known.contains_key(&b""[..]);
+            return self.names.get(b"").is_some();
         }
         let body = &self.up.window.unscanned()[HEADER_BYTES..there];
         let body = &body[(at.end + 1).min(body.len())..];
@@ -238,7 +238,7 @@ impl Relay {
         let Some(name) = deallocated(body.strip_suffix(&[0]).unwrap_or(body)) else {
             return Carried::No;
         };
-        if !self.names.known.contains_key(name.as_bytes()) {
+        if self.names.get(name.as_bytes()).is_none() {
             return Carried::No;
         }
         let mut out = BytesMut::new();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::context::Assertion;
 use super::state::{Rules, SharedRules, is_read_by};
 use super::ticket::{Begin, Ticket};
-use crate::backend::{Claims, Context, PoolKey, ServerAddress, Want, digest};
+use crate::backend::{Claims, Context, Credential, PoolKey, ServerAddress, Want, digest};
 use crate::pool::{self, Pinning};
 use crate::tenant::{Placement, PoolMode, Pooling, Tenant, quote_ident};
 
@@ -43,6 +43,8 @@ pub(crate) struct Profile {
     pub(crate) shared: bool,
     /// What its clients may do.
     pub(crate) rules: Rc<Rules>,
+    /// The latest client's: opens connections of a pool that is made anew.
+    pub(super) credential: RefCell<Credential>,
 }
 
 /// All that a profile depends on, besides the role in its pool's key. Tenants, placements and settings of pools are never changed but replaced: the same address is the same content.
@@ -158,6 +160,7 @@ impl Profile {
             session_mode,
             shared,
             rules: Rc::new(rules),
+            credential: RefCell::new(ticket.credential.clone()),
             made_from: Ingredients {
                 tenant: Arc::clone(&ticket.tenant),
                 placement: Arc::clone(placement),

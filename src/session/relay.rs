@@ -1,5 +1,6 @@
 //! The steady state of a session: bytes from the client to its server and back, frame by frame but never message by message.
 
+use std::any::Any;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -11,6 +12,7 @@ use super::buffer::Window;
 use super::cancels::Cancels;
 use super::control::{Control, Doing};
 use super::inquiry::Inquiry;
+use super::keys::CancelKey;
 use super::names::Names;
 use super::place::Place;
 use super::probe::Mute;
@@ -42,8 +44,8 @@ pub(super) struct Link {
     pub(super) swallow: u32,
     /// What is hidden is the answer to this.
     pub(super) inquiry: Option<Box<Inquiry>>,
-    /// Cancel requests on their way to this connection.
-    pub(super) cancels: Rc<Cancels>,
+    /// Cancel requests on their way to this connection; none before the first.
+    pub(super) cancels: Option<Rc<Cancels>>,
     /// When the client's transaction began, and what is under way in it.
     pub(super) began: Option<(Instant, Instant)>,
     /// Whose unnamed statement is there, as far as answers have come; `unnamed_owner` is ahead by what was sent.
@@ -54,8 +56,16 @@ impl Link {
     /// A connection with the session's context, nothing under way.
     pub(super) fn new(server: Checkout<Servers>) -> Self {
         let unnamed_answered = server.unnamed_owner;
-        let cancels = Rc::default();
-        Self { server, status: b'I', clean: true, swallow: 0, inquiry: None, began: None, cancels, unnamed_answered }
+        Self {
+            server,
+            status: b'I',
+            clean: true,
+            swallow: 0,
+            inquiry: None,
+            began: None,
+            cancels: None,
+            unnamed_answered,
+        }
     }
 }
 
@@ -218,7 +228,7 @@ pub(crate) struct Relay {
     pub(super) client: Stream,
     pub(super) link: Option<Link>,
     /// A connection that must be made ready before anything is sent on it.
-    pub(super) restless: Option<Checkout<Servers>>,
+    pub(super) restless: Option<Box<Checkout<Servers>>>,
     pub(super) up: Up,
     pub(super) down: Down,
     pub(super) pending: Pending,
@@ -235,6 +245,8 @@ pub(crate) struct Relay {
     pub(super) process_id: i32,
     /// Transactions still to come before its socket goes to the thread's engine.
     pub(super) young: u8,
+    /// Given back when all else is gone: its place among the clients, and its cancel key.
+    pub(super) _kept: (Box<dyn Any + Send>, CancelKey),
 }
 
 impl Relay {

@@ -51,7 +51,13 @@ pub(super) enum Settled {
 
 /// One client's parameters.
 #[derive(Default)]
-pub(super) struct Settings {
+pub(super) struct Settings(
+    /// None before it touches one: many clients never do.
+    Option<Box<Parts>>,
+);
+
+#[derive(Default)]
+struct Parts {
     carried: Vec<(String, String)>,
     touched: Vec<Touched>,
     /// Those that the server is being asked about; what is touched meanwhile is asked about later.
@@ -63,25 +69,27 @@ pub(super) struct Settings {
 impl Settings {
     /// What has to be set on every connection that the client gets, in the order in which it can be.
     pub(super) fn carried(&self) -> &[(String, String)] {
-        &self.carried
+        self.0.as_ref().map_or(&[], |parts| &parts.carried)
     }
 
     /// The value that is carried.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
-        self.carried.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.carried().iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Carries a parameter no more.
     pub(super) fn drop(&mut self, name: &str) {
-        self.carried.retain(|(known, _)| known != name);
+        if let Some(parts) = &mut self.0 {
+            parts.carried.retain(|(known, _)| known != name);
+        }
     }
 
     /// Notes what a statement may change.
     pub(super) fn touch(&mut self, parameters: &Parameters, given: &[String]) {
         for at in 0..=parameters.touched.len() {
             if parameters.resets_all == Some(at) {
-                let carried = self.carried.iter().map(|(name, _)| name.clone());
-                let changing = self.touched.iter().chain(&self.asked).map(|touched| touched.name.clone());
+                let carried = self.carried().iter().map(|(name, _)| name.clone());
+                let changing = self.touched().iter().chain(self.asked()).map(|touched| touched.name.clone());
                 let names: Vec<_> = carried.chain(changing).collect();
                 // RESET ALL leaves the role as it is.
                 names.iter().filter(|name| *name != ROLE).for_each(|name| self.note(name, false, given.contains(name)));
@@ -98,7 +106,7 @@ impl Settings {
     /// Notes a parameter that the server reports.
     pub(super) fn reported(&mut self, name: &str) {
         let name = name.to_ascii_lowercase();
-        if !self.touched.iter().any(|touched| touched.name == name) {
+        if !self.touched().iter().any(|touched| touched.name == name) {
             self.note(&name, true, false);
         }
     }
@@ -107,30 +115,42 @@ impl Settings {
         if NEVER_SET.contains(&name) {
             return;
         }
-        if let Some(touched) = self.touched.iter_mut().find(|touched| touched.name == name) {
+        let parts = self.0.get_or_insert_default();
+        if let Some(touched) = parts.touched.iter_mut().find(|touched| touched.name == name) {
             touched.is_set |= sets;
             touched.is_reset |= !sets;
             touched.is_given = is_given;
-        } else if self.touched.len() < TOUCHED_MAX {
-            self.touched.push(Touched { name: name.to_owned(), is_set: sets, is_reset: !sets, is_given });
+        } else if parts.touched.len() < TOUCHED_MAX {
+            parts.touched.push(Touched { name: name.to_owned(), is_set: sets, is_reset: !sets, is_given });
         } else {
-            self.is_overfull = true;
+            parts.is_overfull = true;
         }
+    }
+
+    fn touched(&self) -> &[Touched] {
+        self.0.as_ref().map_or(&[], |parts| &parts.touched)
+    }
+
+    fn asked(&self) -> &[Touched] {
+        self.0.as_ref().map_or(&[], |parts| &parts.asked)
     }
 
     /// Nothing may have changed.
     pub(super) fn is_settled(&self) -> bool {
-        self.touched.is_empty() && self.asked.is_empty()
+        self.touched().is_empty() && self.asked().is_empty()
     }
 
     /// The server is asked about everything that was touched.
     pub(super) fn ask(&mut self) {
-        self.asked = std::mem::take(&mut self.touched);
+        if let Some(parts) = &mut self.0 {
+            parts.asked = std::mem::take(&mut parts.touched);
+        }
     }
 
     /// It gave no answer.
     pub(super) fn unanswered(&mut self) {
-        let later = std::mem::replace(&mut self.touched, std::mem::take(&mut self.asked));
+        let Some(parts) = &mut self.0 else { return };
+        let later = std::mem::replace(&mut parts.touched, std::mem::take(&mut parts.asked));
         for touched in later {
             if touched.is_set {
                 self.note(&touched.name, true, touched.is_given);
@@ -143,30 +163,35 @@ impl Settings {
 
     /// The messages that touched something reached no server.
     pub(super) fn untouch(&mut self) {
-        self.touched.clear();
-        self.asked.clear();
-        self.is_overfull = false;
+        if let Some(parts) = &mut self.0 {
+            parts.touched.clear();
+            parts.asked.clear();
+            parts.is_overfull = false;
+        }
     }
 
     /// Everything went back to what it was at the start.
     pub(super) fn discarded(&mut self) {
-        self.carried.clear();
+        if let Some(parts) = &mut self.0 {
+            parts.carried.clear();
+        }
     }
 
     /// The parameters to ask about; `reported` are those whose values are known.
     pub(super) fn unknown<'a>(&'a self, reported: &'a [(String, String)]) -> impl Iterator<Item = &'a str> {
         let known = |name: &str| reported.iter().any(|(reported, _)| reported.eq_ignore_ascii_case(name));
-        self.touched.iter().map(|touched| touched.name.as_str()).filter(move |name| !known(name))
+        self.touched().iter().map(|touched| touched.name.as_str()).filter(move |name| !known(name))
     }
 
     /// Takes over the values that parameters have now; none for one that does not exist.
     pub(super) fn settle(&mut self, value: impl Fn(&str) -> Option<String>) -> Settled {
-        if self.is_overfull {
+        let Some(parts) = &mut self.0 else { return Settled::Same };
+        if parts.is_overfull {
             self.unanswered();
             return Settled::Uncarriable;
         }
-        let mut carried = self.carried.clone();
-        for touched in &self.asked {
+        let mut carried = parts.carried.clone();
+        for touched in &parts.asked {
             let old = carried.iter().position(|(name, _)| *name == touched.name);
             let now = value(&touched.name);
             // It was reset, and is not what it was: so it is what it was at the start.
@@ -185,9 +210,9 @@ impl Settings {
             self.unanswered();
             return Settled::Uncarriable;
         }
-        self.asked.clear();
-        let settled = if carried == self.carried { Settled::Same } else { Settled::Changed };
-        self.carried = carried;
+        parts.asked.clear();
+        let settled = if carried == parts.carried { Settled::Same } else { Settled::Changed };
+        parts.carried = carried;
         settled
     }
 }

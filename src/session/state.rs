@@ -133,9 +133,9 @@ pub(super) struct State {
     meaning: Meaning,
     pub(super) settings: Settings,
     /// A SET on its own that was sent, or whose effect the server is being asked about.
-    last_set: Option<Repeatable>,
+    last_set: Option<Box<Repeatable>>,
     /// The last one of which it is known what it comes to.
-    known_set: Option<(Repeatable, String)>,
+    known_set: Option<Box<(Repeatable, String)>>,
     rules: Rc<Rules>,
 }
 
@@ -166,12 +166,12 @@ struct Repeatable {
 }
 
 impl Repeatable {
-    fn of(text: &[u8], left: &Left) -> Option<Self> {
+    fn of(text: &[u8], left: &Left) -> Option<Box<Self>> {
         let [Touch { name, how: How::Set(Some(_)) }] = &left.parameters.touched[..] else { return None };
         let starts = text.get(..3).is_some_and(|first| first.eq_ignore_ascii_case(b"set"));
         let is_alone =
             left.effects == Effects::PARAMETER && left.parameters.resets_all.is_none() && !text.contains(&b';');
-        (starts && is_alone).then(|| Self { text: text.into(), name: name.clone() })
+        (starts && is_alone).then(|| Box::new(Self { text: text.into(), name: name.clone() }))
     }
 }
 
@@ -311,7 +311,7 @@ impl State {
     pub(super) fn repeats(&self, found: Effects, text: &[u8]) -> bool {
         found == Effects::PARAMETER
             && self.settings.is_settled()
-            && self.known_set.as_ref().is_some_and(|(set, value)| {
+            && self.known_set.as_deref().is_some_and(|(set, value)| {
                 *set.text == *text && self.settings.value(&set.name) == Some(value.as_str())
             })
     }
@@ -332,7 +332,7 @@ impl State {
             && let Some(value) = self.settings.value(&set.name)
         {
             let value = value.to_owned();
-            self.known_set = Some((set, value));
+            self.known_set = Some(Box::new((*set, value)));
         }
     }
 
