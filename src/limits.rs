@@ -1,5 +1,6 @@
 //! What one tenant may take: the defaults of the configuration, and what the registry says of a tenant of its own.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,13 @@ impl Own {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// For many tenants, of which most have nothing of their own: those share it.
+    #[must_use]
+    pub fn into_shared(self) -> Arc<Self> {
+        static NOTHING: LazyLock<Arc<Own>> = LazyLock::new(Arc::default);
+        if self.is_empty() { Arc::clone(&NOTHING) } else { Arc::new(self) }
     }
 }
 

@@ -513,7 +513,7 @@ pub struct Tenant {
     /// Its places, one a module.
     pub placements: Vec<Arc<Placement>>,
     /// What it may take, where that is not what the configuration says.
-    pub limits: Own,
+    pub limits: Arc<Own>,
     /// Its logins.
     pub logins: Vec<Login>,
     /// Raised by every change of any of its rows.

@@ -132,7 +132,7 @@ impl Claims {
     #[must_use]
     pub fn of(tenant: &Tenant, placement: &Placement) -> Self {
         let own = match placement.pooling {
-            Pooling::PerTenant => tenant.limits.clone(),
+            Pooling::PerTenant => Own::clone(&tenant.limits),
             Pooling::Shared => Own::default(),
         };
         let server_max = placement.server.max_connections.unwrap_or(0);
@@ -252,8 +252,8 @@ impl Pools {
             }
         }
         for ((_, owner), KnownLane { lane, own }) in self.lanes.borrow_mut().iter_mut() {
-            if *owner == tenant.id && *own != tenant.limits {
-                *own = tenant.limits.clone();
+            if *owner == tenant.id && *own != *tenant.limits {
+                own.clone_from(&tenant.limits);
                 lane.upgrade().iter().for_each(|lane| self.bound_lane(lane, own));
             }
         }

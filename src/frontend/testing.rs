@@ -54,7 +54,7 @@ pub(crate) fn tenant(slug: &str, modules: &[&str]) -> Tenant {
         allow: Vec::new(),
         default_module: None,
         placements: modules.iter().map(place).collect(),
-        limits: crate::limits::Own::default(),
+        limits: Arc::default(),
         logins: vec![login(slug, "app")],
         generation: 1,
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::standing::Standing;
-use crate::tenant::{Alias, Tenant, TenantId, TenantName, TenantStatus};
+use crate::tenant::{Alias, Server, ServerName, Tenant, TenantId, TenantName, TenantStatus};
 
 /// The bounds of a [`Cache`].
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,8 @@ pub(super) struct Cache {
     unknown: HashMap<TenantName, (Instant, u64)>,
     unknown_order: BTreeMap<u64, TenantName>,
     tick: u64,
+    /// Those of the known tenants, which have them in common.
+    servers: HashMap<ServerName, Arc<Server>>,
     /// Rises with every change heard of: an answer asked for before a change must not be kept after it.
     epoch: u64,
     polled_at: Option<Instant>,
@@ -56,7 +58,7 @@ pub(super) struct Cache {
 struct Known {
     tenant: Arc<Tenant>,
     /// Those of its names that point here.
-    names: Vec<TenantName>,
+    names: Box<[TenantName]>,
     /// Whether changes since it was read would have been heard of.
     verified: bool,
     fresh_until: Instant,
@@ -84,6 +86,7 @@ impl Cache {
             unknown: HashMap::new(),
             unknown_order: BTreeMap::new(),
             tick: 0,
+            servers: HashMap::new(),
             epoch: 0,
             polled_at: None,
         }
@@ -159,14 +162,15 @@ impl Cache {
         if let Some(known) = self.known.get(&tenant.id).filter(newer) {
             return Some(Some(Arc::clone(&known.tenant)));
         }
-        let tenant = Arc::new(tenant);
+        let tenant = self.sharing_servers(tenant);
         self.insert(Arc::clone(&tenant), true, now + self.limits.ttl, now + self.limits.stale_max);
         Some(Some(tenant))
     }
 
     /// Takes in a tenant read elsewhere and earlier: never fresh, good for stale service until then.
     pub(super) fn restore(&mut self, tenant: Tenant, good_until: Instant) {
-        self.insert(Arc::new(tenant), false, good_until, good_until);
+        let tenant = self.sharing_servers(tenant);
+        self.insert(tenant, false, good_until, good_until);
     }
 
     /// These tenants have changed: they are forgotten, and with them all unknown names, one of which may be theirs now.
@@ -200,6 +204,20 @@ impl Cache {
         Some(self.known.values().map(|known| (Arc::clone(&known.tenant), good_until(known))).collect())
     }
 
+    /// The tenant with the servers that others have, too, where they are the same.
+    fn sharing_servers(&mut self, mut tenant: Tenant) -> Arc<Tenant> {
+        for placement in tenant.placements.iter_mut().filter_map(Arc::get_mut) {
+            match self.servers.get(&placement.server.name) {
+                Some(known) if *known == placement.server => placement.server = Arc::clone(known),
+                _ => {
+                    self.servers.retain(|_, known| Arc::strong_count(known) > 1);
+                    self.servers.insert(placement.server.name.clone(), Arc::clone(&placement.server));
+                }
+            }
+        }
+        Arc::new(tenant)
+    }
+
     fn insert(&mut self, tenant: Arc<Tenant>, verified: bool, fresh_until: Instant, good_until: Instant) {
         self.remove(tenant.id);
         let room = self.known_max();
@@ -219,7 +237,7 @@ impl Cache {
         self.tick += 1;
         self.known_order.insert(self.tick, tenant.id);
         self.names.extend(names.iter().map(|name| (name.clone(), tenant.id)));
-        let known = Known { names, verified, fresh_until, good_until, tick: self.tick, tenant };
+        let known = Known { names: names.into(), verified, fresh_until, good_until, tick: self.tick, tenant };
         self.known.insert(known.tenant.id, known);
     }
 
@@ -283,7 +301,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::tenant::Slug;
+    use crate::tenant::{Isolation, Placement, Pooling, Slug};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -304,7 +322,7 @@ mod tests {
             allow: Vec::new(),
             default_module: None,
             placements: Vec::new(),
-            limits: crate::limits::Own::default(),
+            limits: Arc::default(),
             logins: Vec::new(),
             generation,
         }
@@ -344,6 +362,40 @@ mod tests {
         assert_eq!(fresh(&mut cache, "nobody", now).as_deref(), Some(""));
         assert!(matches!(cache.find(&name("acme"), now + 2 * SECOND), Found::Stale(_)));
         assert_eq!(cache.find(&name("nobody"), now + 2 * SECOND), Found::Nothing);
+    }
+
+    fn placement(server: &str) -> Placement {
+        Placement {
+            module: "app".parse().unwrap(),
+            module_aliases: Vec::new(),
+            isolation: Isolation::Database,
+            server: Arc::new(serde_json::from_str(server).unwrap()),
+            database: "app".parse().unwrap(),
+            schema: None,
+            role: None,
+            pooling: Pooling::PerTenant,
+            pool_mode: None,
+            pool_size: None,
+            search_path_extra: Vec::new(),
+            tenant_parameter: None,
+            set_role: false,
+            ready: true,
+        }
+    }
+
+    #[test]
+    fn tenants_of_one_server_have_it_in_common_until_it_changes() {
+        let (mut cache, now) = (cache(100), Instant::now());
+        let mut learn = |number, slug: &str, port| {
+            let server = format!(r#"{{"name": "main", "host": "localhost", "port": {port}, "sslmode": "disable"}}"#);
+            let tenant = Tenant { placements: vec![Arc::new(placement(&server))], ..tenant(number, slug, 1) };
+            let learnt = cache.learn(&name(slug), Some(tenant), 0, now).unwrap().unwrap();
+            Arc::clone(&learnt.placements[0].server)
+        };
+        let (one, two, changed) = (learn(1, "acme", 5432), learn(2, "globex", 5432), learn(3, "initech", 5433));
+        assert!(Arc::ptr_eq(&one, &two));
+        assert_eq!((one.port, changed.port), (5432, 5433));
+        assert!(Arc::ptr_eq(&changed, &learn(4, "umbrella", 5433)));
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Contents {
             aliases: details.aliases.clone(),
             allow: details.allow.clone(),
             default_module: details.tenant.default_module.clone(),
-            limits: details.tenant.limits.clone(),
+            limits: details.tenant.limits.clone().into_shared(),
             placements: details.placements.iter().filter_map(place).collect(),
             logins: details.logins.clone(),
             generation: details.tenant.generation,

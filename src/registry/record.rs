@@ -58,6 +58,11 @@ struct PlacementRecord {
 
 impl From<TenantRecord> for Tenant {
     fn from(r: TenantRecord) -> Self {
+        // A registry's tenants are kept by the thousand: none is to keep the room that was made while it was read.
+        let mut placements: Vec<_> = r.placements.into_iter().map(|p| Arc::new(Placement::from(p))).collect();
+        placements.shrink_to_fit();
+        let mut logins = r.logins;
+        logins.shrink_to_fit();
         Self {
             id: r.id,
             slug: r.slug,
@@ -67,9 +72,9 @@ impl From<TenantRecord> for Tenant {
             allow: r.allow,
             aliases: r.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect(),
             default_module: r.default_module,
-            limits: r.limits,
-            placements: r.placements.into_iter().map(|p| Arc::new(Placement::from(p))).collect(),
-            logins: r.logins,
+            limits: r.limits.into_shared(),
+            placements,
+            logins,
             generation: r.generation,
         }
     }
@@ -109,7 +114,7 @@ impl From<&Tenant> for TenantRecord {
             allow: t.allow.clone(),
             aliases: t.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
             default_module: t.default_module.clone(),
-            limits: t.limits.clone(),
+            limits: Own::clone(&t.limits),
             placements: t.placements.iter().map(|p| PlacementRecord::from(&**p)).collect(),
             logins: t.logins.clone(),
             generation: t.generation,
