@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
 use crate::Visit;
 use crate::proxy::LOGIN_TIMEOUT;
-use crate::wire::{Trouble, Wire, bind, close_statement, execute, message, parse, query, startup, sync};
+use crate::wire::{Door, Trouble, Wire, bind, close_statement, execute, message, parse, query, startup, sync};
 
 /// Longest time after the login time-out until a connection must be closed.
 const GRACE: Duration = Duration::from_secs(15);
@@ -115,7 +114,11 @@ impl Visit<'_> {
     }
 
     async fn login(self) -> Result<Wire, Trouble> {
-        Wire::login(self.soak.proxy.address, &self.user(), self.module.name, &self.tenant.password()).await
+        self.login_by(&self.soak.door()).await
+    }
+
+    async fn login_by(self, door: &Door) -> Result<Wire, Trouble> {
+        Wire::login(door, &self.user(), self.module.name, &self.tenant.password()).await
     }
 
     /// An answer whose rows must all be the tenant's, and of which there must be one at least.
@@ -248,7 +251,7 @@ impl Visit<'_> {
     async fn slow_reader(self) -> Result<(), Trouble> {
         let mut wire = self.login().await?;
         // Little fits into the kernel's buffers, so that the proxy has to wait.
-        let _ = socket2::SockRef::from(&wire.stream).set_recv_buffer_size(16 << 10);
+        let _ = wire.socket(|socket| socket.set_recv_buffer_size(16 << 10));
         wire.send(&query(LARGE)).await?;
         let mut rows = 0;
         loop {
@@ -310,7 +313,7 @@ impl Visit<'_> {
 
     /// Says half of something and waits for the proxy to lose its patience.
     async fn half_open(self) -> Result<(), Trouble> {
-        let mut wire = Wire::open(self.soak.proxy.address).await?;
+        let mut wire = Wire::open(self.soak.door().address).await?;
         let packet = startup(&self.user(), self.module.name);
         match rand::random_range(0..3) {
             0 => {}
@@ -329,7 +332,7 @@ impl Visit<'_> {
     }
 
     async fn garbage(self) -> Result<(), Trouble> {
-        let mut wire = Wire::open(self.soak.proxy.address).await?;
+        let mut wire = Wire::open(self.soak.door().address).await?;
         let mut noise = vec![0; rand::random_range(1..5000)];
         rand::fill(&mut noise[..]);
         match rand::random_range(0..5) {
@@ -361,14 +364,15 @@ impl Visit<'_> {
             // Few enough that each is counted for itself: more from one address and all logins that fail are taken for one.
             _ => format!("app@nowhere{}", rand::random_range(0..40)),
         };
-        let outcome = Wire::login(self.soak.proxy.address, &user, self.module.name, "wrong").await;
+        let outcome = Wire::login(&self.soak.door(), &user, self.module.name, "wrong").await;
         pause(20, 200).await;
         expect(outcome, "28P01", "a wrong password")
     }
 
     async fn canceling(self) -> Result<(), Trouble> {
-        let mut wire = self.login().await?;
-        let (address, key) = wire.key();
+        let door = self.soak.door();
+        let mut wire = self.login_by(&door).await?;
+        let key = wire.key();
         wire.send(&query("SELECT pg_sleep(30)")).await?;
         let outcome = {
             let mut rows = std::pin::pin!(wire.rows());
@@ -376,7 +380,7 @@ impl Visit<'_> {
                 tokio::select! {
                     outcome = &mut rows => break outcome,
                     // One that comes too early is of no use, as with PostgreSQL.
-                    () = pause(100, 400) => Wire::cancel(address, &key).await?,
+                    () = pause(100, 400) => Wire::cancel(door.address, &key).await?,
                 }
             }
         };
@@ -444,7 +448,7 @@ impl Visit<'_> {
 
     async fn scraping(self) -> Result<(), Trouble> {
         for path in ["/metrics", "/api/state", "/health/tenants"] {
-            self.soak.proxy.http(path).await.map_err(|error| Trouble::Wrong(format!("{error:#}")))?;
+            self.soak.proxy().http(path).await.map_err(|error| Trouble::Wrong(format!("{error:#}")))?;
         }
         pause(500, 3000).await;
         Ok(())

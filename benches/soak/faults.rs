@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clients::Kind;
 use crate::place::{HELD, REMADE, SUSPENDED};
+use crate::proxy::Proxy;
 use crate::weather::Struck;
 use crate::{Soak, Visit};
 
@@ -87,7 +88,7 @@ impl Soak {
             Fault::FreezeRegistry => self.freeze_registry().await,
             Fault::Suspend => self.suspend().await,
             Fault::Remake => self.remake().await,
-            Fault::Reload => self.proxy.reload(),
+            Fault::Reload => self.proxies.iter().try_for_each(Proxy::reload),
             Fault::Reconnect => self.tell("RECONNECT").await,
             Fault::Pause(tenant) => self.pause(tenant.unwrap_or_default()).await,
             Fault::Kill => self.kill_tenant().await,
@@ -159,14 +160,14 @@ impl Soak {
     async fn pause(&self, tenant: &str) -> Result<()> {
         let pause = format!("PAUSE {tenant}");
         // It waits for sessions in session mode, too, and some of these stay for long: held are new transactions in any case.
-        let paused = timeout(PAUSE_TIMEOUT, self.proxy.console(&pause)).await;
+        let paused = timeout(PAUSE_TIMEOUT, self.tell(&pause)).await;
         sleep(PAUSE).await;
         self.tell(&format!("RESUME {tenant}")).await?;
-        paused.map_or(Ok(()), |paused| paused.map(drop))
+        paused.unwrap_or(Ok(()))
     }
 
     async fn tell(&self, command: &str) -> Result<()> {
-        self.proxy.console(command).await.map(drop)
+        try_join_all(self.proxies.iter().map(|proxy| proxy.console(command))).await.map(drop)
     }
 
     async fn accepts(&self, cluster: &Cluster) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Clients of every kind and one fault after the other, for half an hour: whether memory, file descriptors or counters grow, and whether
+//! Clients of every kind, by TLS and in clear, of two proxies with one registry, and one fault after the other, for half an hour: whether memory, file descriptors or counters grow, and whether
 //! everybody always sees only what is theirs: `make soak`.
 
 #[path = "../compare/cpu.rs"]
@@ -36,9 +36,9 @@ use proxy::Proxy;
 use report::{Report, Round};
 use tally::Tally;
 use weather::Weather;
-use wire::Trouble;
+use wire::{Door, Trouble};
 
-/// Memory, file descriptors and counters of a proxy under load and faults.
+/// Memory, file descriptors and counters of two proxies under load and faults.
 #[derive(Debug, Parser)]
 #[command(name = "soak")]
 struct Options {
@@ -67,7 +67,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// Everything that clients and faults have in common.
 pub(crate) struct Soak {
     place: Place,
-    proxy: Proxy,
+    proxies: [Proxy; 2],
     tally: Tally,
     weather: Weather,
     ending: watch::Sender<bool>,
@@ -87,10 +87,10 @@ async fn main() -> Result<ExitCode> {
     let options = Options::parse();
     pgtenant::net::tls::install_provider();
     let place = Place::make(&options.pgtenant).await?;
-    let proxy = Proxy::start(&place).await?;
+    let proxies = [Proxy::start(&place, "first").await?, Proxy::start(&place, "second").await?];
     let soak = Arc::new(Soak {
         place,
-        proxy,
+        proxies,
         tally: Tally::new(),
         weather: Weather::default(),
         ending: watch::Sender::new(false),
@@ -148,11 +148,22 @@ impl Soak {
         timeout(SESSIONS_TIMEOUT, gone).await.context("a client's session does not end")??;
         broken?;
         self.say("clients have left");
-        let left = self.proxy.at_rest(&self.place).await?;
+        let left = Proxy::all_at_rest(&self.proxies, &self.place).await?;
         sleep(SETTLE).await;
         let (answers, errors) = self.tally.take();
-        let holdings = self.proxy.holdings(&self.place).await?;
+        let [first, second] = &self.proxies;
+        let holdings = [first.holdings(&self.place).await?, second.holdings(&self.place).await?];
         Ok(Round { length: began.elapsed(), answers, errors, holdings, left })
+    }
+
+    /// One of the proxies.
+    fn proxy(&self) -> &Proxy {
+        &self.proxies[rand::random_range(0..self.proxies.len())]
+    }
+
+    /// Where a client knocks: every other one wants TLS.
+    fn door(&self) -> Door {
+        self.proxy().door(rand::random_bool(0.5).then(|| Arc::clone(&self.place.tls)))
     }
 
     /// A client's sessions, one after the other, until the end of the round.

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pgtenant::cluster::Cluster;
-use pgtenant::tenant::quote_ident;
+use pgtenant::net::tls::client_config;
+use pgtenant::tenant::{SslMode, quote_ident};
+use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -19,6 +21,9 @@ use crate::owner::{self, Owner};
 const CONNECTIONS_MAX: &str = "48";
 /// Connections of a pool whose clients keep theirs for a session: all tenants' of one kind may be there at a time.
 const SESSION_POOL_SIZE: &str = "16";
+/// Files of the proxies' certificate.
+pub(crate) const CERTIFICATE: &str = "certificate.pem";
+pub(crate) const KEY: &str = "key.pem";
 /// Longest time for a command, or for a query of our own.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Every tenant's place has this table; each row has the tenant's slug.
@@ -87,6 +92,8 @@ pub(crate) struct Place {
     two: Cluster,
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) dir: PathBuf,
+    /// With which clients talk TLS.
+    pub(crate) tls: Arc<ClientConfig>,
     /// User and group that the proxy runs as, where we are root.
     pub(crate) owner: Owner,
 }
@@ -99,7 +106,11 @@ impl Place {
         registry.connect("postgres").await?.batch_execute("CREATE DATABASE registry").await?;
         let owner = owner::owner()?;
         let dir = owner::directory(&registry, owner)?;
-        let mut place = Self { pgtenant, registry, one, two, tenants: Vec::new(), dir, owner };
+        let tls = client_config(SslMode::Require, None)?.context("TLS for clients")?;
+        let mut place = Self { pgtenant, registry, one, two, tenants: Vec::new(), dir, tls, owner };
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).context("make a certificate")?;
+        place.write(CERTIFICATE, &made.cert.pem())?;
+        place.write(KEY, &made.signing_key.serialize_pem())?;
         place.run(&["registry", "init"]).await?;
         for server in ["one", "two"] {
             place.add_server(server).await?;

@@ -1,20 +1,22 @@
-//! The proxy's process, its console, and what it has at rest.
+//! The proxies' processes, their consoles, and what they have at rest.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgtenant::auth::Verifier;
+use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::place::Place;
+use crate::place::{CERTIFICATE, KEY, Place};
 use crate::supervised::Supervised;
-use crate::wire::{Trouble, Wire};
+use crate::wire::{Door, Trouble, Wire};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -46,18 +48,20 @@ pub(crate) struct Holdings {
     pub(crate) threads: u64,
 }
 
-/// A running proxy.
+/// A running proxy, one of several with a registry in common.
 pub(crate) struct Proxy {
+    name: &'static str,
     pub(crate) address: SocketAddr,
     http: SocketAddr,
     process: Supervised,
 }
 
 impl Proxy {
-    pub(crate) async fn start(place: &Place) -> Result<Self> {
+    pub(crate) async fn start(place: &Place, name: &'static str) -> Result<Self> {
         let (address, http) = (free_address()?, free_address()?);
         let config = format!(
-            "[listen]\naddress = '{address}'\n[registry]\nurl = '{url}'\n[http]\naddress = '{http}'\n[log]\nlevel = 'warn'\n\
+            "[listen]\naddress = '{address}'\ntls_certificate = '{CERTIFICATE}'\ntls_key = '{KEY}'\n\
+             [registry]\nurl = '{url}?application_name={name}'\n[http]\naddress = '{http}'\n[log]\nlevel = 'warn'\n\
              [pool]\nsize = 4\nhealth_check_interval = '5s'\nidle_timeout = '30s'\nmax_lifetime = '1m'\n\
              [timeouts]\nlogin = '{login}s'\nidle_in_transaction = '{idle}s'\nlogin_backoff = '1s'\n\
              [[console.users]]\nname = '{CONSOLE_USER}'\nrole = 'admin'\nverifier = '{verifier}'\n",
@@ -66,9 +70,10 @@ impl Proxy {
             idle = IDLE_IN_TRANSACTION_TIMEOUT.as_secs(),
             verifier = Verifier::generate(CONSOLE_PASSWORD, 4096),
         );
-        place.write("pgtenant.toml", &config)?;
-        let process = Supervised::start(place, &place.pgtenant, &["serve", "--config", "pgtenant.toml"], "pgtenant")?;
-        let proxy = Self { address, http, process };
+        let file = format!("{name}.toml");
+        place.write(&file, &config)?;
+        let process = Supervised::start(place, &place.pgtenant, &["serve", "--config", &file], name)?;
+        let proxy = Self { name, address, http, process };
         let deadline = Instant::now() + READY_TIMEOUT;
         while let Err(error) = proxy.console("SHOW VERSION").await {
             if Instant::now() > deadline {
@@ -79,10 +84,15 @@ impl Proxy {
         Ok(proxy)
     }
 
+    /// Where clients knock.
+    pub(crate) fn door(&self, tls: Option<Arc<ClientConfig>>) -> Door {
+        Door { address: self.address, tls }
+    }
+
     /// A command on a console connection of its own; its rows.
     pub(crate) async fn console(&self, command: &str) -> Result<Vec<Vec<String>>> {
         let said = async {
-            let mut wire = Wire::login(self.address, CONSOLE_USER, "pgtenant", CONSOLE_PASSWORD).await?;
+            let mut wire = Wire::login(&self.door(None), CONSOLE_USER, "pgtenant", CONSOLE_PASSWORD).await?;
             let rows = wire.ask(command).await?;
             wire.leave().await?;
             Ok::<_, Trouble>(rows)
@@ -114,11 +124,14 @@ impl Proxy {
     }
 
     /// Waits until no client and no server connection is there; idle ones are closed. What is left after a time, else nothing.
-    pub(crate) async fn at_rest(&self, place: &Place) -> Result<Vec<String>> {
+    pub(crate) async fn all_at_rest(proxies: &[Self], place: &Place) -> Result<Vec<String>> {
         let deadline = Instant::now() + REST_TIMEOUT;
         loop {
-            self.console("RECONNECT").await?;
-            let mut left = self.counters().await?;
+            let mut left = Vec::new();
+            for proxy in proxies {
+                proxy.console("RECONNECT").await?;
+                left.extend(proxy.counters().await?);
+            }
             for server in ["one", "two"] {
                 let sessions = "SELECT count(*)::int FROM pg_stat_activity \
                      WHERE backend_type = 'client backend' AND usename <> 'postgres'";
@@ -156,8 +169,9 @@ impl Proxy {
     /// What the process has.
     pub(crate) async fn holdings(&self, place: &Place) -> Result<Holdings> {
         let sql = "SELECT count(*)::int FROM pg_stat_activity \
-                   WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
-        let registry_connections = usize::try_from(place.number(&place.registry, sql).await?.unwrap_or_default())?;
+                   WHERE backend_type = 'client backend' AND application_name = ";
+        let sql = format!("{sql}'{}'", self.name);
+        let registry_connections = usize::try_from(place.number(&place.registry, &sql).await?.unwrap_or_default())?;
         let proc = format!("/proc/{}", self.process.pid);
         let status = fs::read_to_string(format!("{proc}/status"))
             .with_context(|| format!("the proxy ended: {}", self.process.said()))?;

@@ -16,7 +16,8 @@ pub(crate) struct Round {
     pub(crate) answers: u64,
     /// Those that faults explain or nothing does; not those that clients provoke.
     pub(crate) errors: BTreeMap<String, u64>,
-    pub(crate) holdings: Holdings,
+    /// Of each proxy.
+    pub(crate) holdings: [Holdings; 2],
     /// Counters that did not return to zero.
     pub(crate) left: Vec<String>,
 }
@@ -40,17 +41,27 @@ impl Report {
             }
         }
         if let [_, second, .., last] = &self.0[..] {
-            let (before, after) = (second.holdings, last.holdings);
-            if after.fds > before.fds {
-                wrong.push(format!("file descriptors grew from {} to {}", before.fds, after.fds));
-            }
-            let most = before.rss_kib + (before.rss_kib as f64 * RSS_GROWTH) as u64 + RSS_SLACK_KIB;
-            if after.rss_kib > most {
-                let (before, after) = (before.rss_kib, after.rss_kib);
-                wrong.push(format!("memory grew from {before} KiB after round 2 to {after} KiB, more than {most} KiB"));
+            for (before, after) in second.holdings.iter().zip(&last.holdings) {
+                wrong.extend(after.growth(before));
             }
         }
         wrong
+    }
+}
+
+impl Holdings {
+    /// What there is more of than before, and more than may be.
+    fn growth(&self, before: &Self) -> Vec<String> {
+        let mut grown = Vec::new();
+        if self.fds > before.fds {
+            grown.push(format!("file descriptors grew from {} to {}", before.fds, self.fds));
+        }
+        let most = before.rss_kib + (before.rss_kib as f64 * RSS_GROWTH) as u64 + RSS_SLACK_KIB;
+        if self.rss_kib > most {
+            let (before, after) = (before.rss_kib, self.rss_kib);
+            grown.push(format!("memory grew from {before} KiB after round 2 to {after} KiB, more than {most} KiB"));
+        }
+        grown
     }
 }
 
@@ -62,16 +73,19 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
         for (number, round) in (1..).zip(&self.0) {
-            let Holdings { rss_kib, fds, registry_connections, threads } = round.holdings;
+            let both = |of: fn(&Holdings) -> String| round.holdings.each_ref().map(of).join(" / ");
             let left = if round.left.is_empty() { "nothing".to_owned() } else { round.left.join(", ") };
             let errors: Vec<_> =
                 round.errors.iter().map(|(sqlstate, number)| format!("{sqlstate}: {number}")).collect();
             writeln!(
                 f,
-                "| {number} | {:.1} | {} | {:.1} | {fds} | {registry_connections} | {threads} | {left} | {} |",
+                "| {number} | {:.1} | {} | {} | {} | {} | {} | {left} | {} |",
                 round.length.as_secs_f64() / 60.0,
                 round.answers,
-                rss_kib as f64 / 1024.0,
+                both(|one| format!("{:.1}", one.rss_kib as f64 / 1024.0)),
+                both(|one| one.fds.to_string()),
+                both(|one| one.registry_connections.to_string()),
+                both(|one| one.threads.to_string()),
                 errors.join(", "),
             )?;
         }

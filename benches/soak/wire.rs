@@ -1,10 +1,14 @@
 //! A client that speaks the protocol byte by byte and never panics: what it meets is a [`Trouble`].
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgtenant::auth::scram::{self, Client as Scram};
 use pgtenant::auth::{Credential, Secret};
+use pgtenant::net::{Stream, server_name};
+use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -120,10 +124,16 @@ pub(crate) fn startup(user: &str, database: &str) -> Vec<u8> {
     [&length_of(&body)[..], &body].concat()
 }
 
+/// Where a client knocks, and whether it wants TLS there.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+}
+
 /// A raw connection, and after its login the key of its session.
 pub(crate) struct Wire {
-    pub(crate) stream: TcpStream,
-    address: SocketAddr,
+    pub(crate) stream: Stream,
     key: Vec<u8>,
 }
 
@@ -132,18 +142,35 @@ impl Wire {
     pub(crate) async fn open(address: SocketAddr) -> Result<Self, Trouble> {
         let connected = timeout(PATIENCE, TcpStream::connect(address)).await.map_err(|_| Trouble::Silent)?;
         let stream = connected.map_err(|error| Trouble::Wrong(format!("the proxy cannot be reached: {error}")))?;
-        stream.set_nodelay(true).map_err(|_| Trouble::Closed)?;
-        Ok(Self { stream, address, key: Vec::new() })
+        Ok(Self { stream: Stream::from_tcp(stream), key: Vec::new() })
+    }
+
+    /// The same, where TLS comes first if it is wanted.
+    async fn enter(door: &Door) -> Result<Self, Trouble> {
+        let mut wire = Self::open(door.address).await?;
+        let Some(tls) = &door.tls else { return Ok(wire) };
+        wire.send(&[&8_u32.to_be_bytes()[..], &((1234_u32 << 16) | 5679).to_be_bytes()].concat()).await?;
+        let mut answer = [0];
+        let answered = timeout(PATIENCE, wire.stream.read_exact(&mut answer)).await.map_err(|_| Trouble::Silent)?;
+        answered.map_err(|_| Trouble::Closed)?;
+        if answer != *b"S" {
+            return Err(Trouble::Wrong(format!("TLS was answered with {answer:?}")));
+        }
+        let name = server_name("localhost").ok_or(Trouble::Closed)?;
+        let handshake = timeout(PATIENCE, wire.stream.connect_tls(name, Arc::clone(tls)));
+        wire.stream = match handshake.await.map_err(|_| Trouble::Silent)? {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(Trouble::Wrong(format!("TLS: {error}")));
+            }
+            Err(_) => return Err(Trouble::Closed),
+        };
+        Ok(wire)
     }
 
     /// A session after its first ReadyForQuery.
-    pub(crate) async fn login(
-        address: SocketAddr,
-        user: &str,
-        database: &str,
-        password: &str,
-    ) -> Result<Self, Trouble> {
-        let mut wire = Self::open(address).await?;
+    pub(crate) async fn login(door: &Door, user: &str, database: &str, password: &str) -> Result<Self, Trouble> {
+        let mut wire = Self::enter(door).await?;
         wire.send(&startup(user, database)).await?;
         let mut scram = Scram::new(Credential::Password(Secret::new(password.to_owned())), None);
         let broken = |error: scram::ScramError| Trouble::Wrong(format!("SCRAM: {error}"));
@@ -171,7 +198,11 @@ impl Wire {
 
     /// Sends bytes. Where the peer is gone what it said before is still to be read: that tells more.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        match timeout(PATIENCE, self.stream.write_all(bytes)).await {
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        match timeout(PATIENCE, sent).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(self.last_words().await),
             Err(_) => Err(Trouble::Silent),
@@ -250,7 +281,12 @@ impl Wire {
     /// Leaves with a reset: nothing more is sent, nothing more is taken.
     pub(crate) fn reset(self) {
         // It is about to be closed in any case.
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        let _ = self.socket(|socket| socket.set_linger(Some(Duration::ZERO)));
+    }
+
+    /// Sets something of the socket.
+    pub(crate) fn socket(&self, set: impl FnOnce(socket2::SockRef<'_>) -> io::Result<()>) -> io::Result<()> {
+        set(socket2::SockRef::from(&self.stream.duplicate()?))
     }
 
     /// Whether the other side ends the connection within this time, whatever it says before.
@@ -271,8 +307,8 @@ impl Wire {
         if wire.ends_within(PATIENCE).await { Ok(()) } else { Err(Trouble::Silent) }
     }
 
-    /// Where to send a cancel request, and with which key.
-    pub(crate) fn key(&self) -> (SocketAddr, Vec<u8>) {
-        (self.address, self.key.clone())
+    /// What a cancel request is sent with.
+    pub(crate) fn key(&self) -> Vec<u8> {
+        self.key.clone()
     }
 }
