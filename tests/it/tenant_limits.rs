@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use pgtenant::proxy;
 use pgtenant::session::Doing;
 use tokio::task::JoinSet;
@@ -26,6 +27,14 @@ fn reload(proxy: &Running, tweak: impl FnOnce(&mut proxy::Config)) {
     let mut config = settings();
     tweak(&mut config);
     proxy.proxy.reload(&config).expect("settings that can be applied");
+}
+
+/// The same for one whose pools have one connection.
+fn reload_small(proxy: &Running, tweak: impl FnOnce(&mut proxy::Config)) {
+    reload(proxy, |config| {
+        config.pool.size = 1;
+        tweak(config);
+    });
 }
 
 async fn waiting(proxy: &Running) -> usize {
@@ -234,6 +243,86 @@ async fn a_tenants_own_queue_and_waits_go_before_the_configurations() {
     .await;
     busy.query("COMMIT").await;
     assert_eq!(crate::support::wire::value(&waits.until_ready().await), tenant.slug);
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_time_outs_follow_a_reload_for_sessions_that_are_there() {
+    let world = world().await;
+    let tenant = world.tenant_of("followed", &["crm"]).await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    client.query("BEGIN").await;
+    client.send(&query("SELECT pg_sleep(1000)")).await;
+    reload_small(&proxy, |config| config.timeouts.statement = SHORT);
+    let (sqlstate, _, status) = failure(&client.until_ready().await);
+    assert_eq!((sqlstate.as_str(), status), ("57014", 'E'), "the session goes on");
+    // Who logs in needs the connection that is the transaction's.
+    reload_small(&proxy, |config| config.timeouts.login = Duration::from_secs(2));
+    let told = refused(proxy.address, &tenant).await;
+    assert_eq!((told.0.as_str(), told.1.as_str()), ("FATAL", "57P03"));
+    assert_eq!(told.2, "(PT-UNAVAILABLE) login took too long, try again");
+    reload_small(&proxy, |config| config.timeouts.idle_in_transaction = SHORT);
+    assert_eq!(failure(&client.until_ready().await).0, "25P03");
+    let mut client = Wire::login(proxy.address, &tenant, "crm").await;
+    reload_small(&proxy, |config| config.limits.max_clients = 1);
+    let text = format!("tenant \"{}\" has 1 clients already (max_clients = 1)", tenant.slug);
+    assert_eq!(attempt(&proxy, &tenant).await.err(), Some(limit(&text)));
+    assert_eq!(client.ask("SELECT note FROM notes").await, tenant.slug);
+    reload_small(&proxy, |config| config.timeouts.client_idle = SHORT);
+    assert_eq!(failure(&client.until_ready().await).0, "57P05");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queues_bound_follows_a_reload() {
+    let world = world().await;
+    let tenant = world.tenant_of("shorter", &["crm"]).await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Wire::login(proxy.address, &tenant, "crm").await);
+    }
+    let [mut busy, mut one, mut two] = <[Wire; 3]>::try_from(clients).ok().expect("three");
+    busy.query("BEGIN").await;
+    one.send(&query("SELECT note FROM notes")).await;
+    until("it waits", async || waiting(&proxy).await == 1).await;
+    reload_small(&proxy, |config| config.pool.queue_length_max = 1);
+    let text = "(PT-LIMIT) 1 clients wait for a server connection already (queue_length_max = 1)".to_owned();
+    assert_eq!(failure(&two.query("SELECT 1").await), ("53300".to_owned(), text, 'I'));
+    reload_small(&proxy, |_| {});
+    two.send(&query("SELECT note FROM notes")).await;
+    until("both wait", async || waiting(&proxy).await == 2).await;
+    busy.query("COMMIT").await;
+    for client in [&mut one, &mut two] {
+        assert_eq!(crate::support::wire::value(&client.until_ready().await), tenant.slug);
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_own_rate_of_logins_holds_from_the_moment_it_is_set() {
+    let world = world().await;
+    let (tenant, other) = (world.tenant_of("rate", &["crm"]).await, world.tenant_of("other", &["crm"]).await);
+    let proxy = proxy(world, |_| {}).await;
+    // What so many logins at one time that are refused are told.
+    let told = async |tenant: &Tenant| {
+        let attempts = (0..10).map(|_| attempt(&proxy, tenant));
+        let refused = join_all(attempts).await.into_iter().filter_map(Result::err);
+        refused.collect::<Vec<_>>()
+    };
+    assert_eq!(told(&tenant).await, [], "there is no rate");
+    set(world, &tenant, &["connect_rate=1"]).await;
+    let text = format!("tenant \"{}\" logs in more than 1 times a second (connect_rate = 1)", tenant.slug);
+    until("it holds", async || {
+        let told = told(&tenant).await;
+        assert!(told.iter().all(|told| *told == limit(&text)), "{told:?}");
+        !told.is_empty()
+    })
+    .await;
+    assert_eq!(told(&other).await, [], "nobody else is concerned");
+    set(world, &tenant, &["connect_rate=default"]).await;
+    until("it is lifted", async || told(&tenant).await.is_empty()).await;
     proxy.stop().await;
 }
 
