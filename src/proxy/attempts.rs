@@ -5,7 +5,7 @@
 //! words and time.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,18 +24,35 @@ const WAITING_MAX: u32 = 16;
 const MEMORY: Duration = Duration::from_secs(600);
 /// Most addresses that are kept apart; the one that has been quiet the longest makes room.
 const ADDRESSES_MAX: usize = 10_000;
-/// Most logins that are kept apart for one address; the rest is counted as one.
+/// Most logins that are kept apart for one address.
 const NAMES_MAX: usize = 64;
-/// The rest.
-const OTHER: u64 = 0;
+/// The rest is counted as so many. Where all clients have the address of a balancer that does not tell theirs, whoever fails with many names
+/// slows few of the others, and does not choose whom: which names are counted together is this process' secret. To keep all of
+/// them waiting takes as many crowds.
+const GROUPS: u64 = 128;
 
 /// Who has failed of late.
 #[derive(Default)]
-pub(super) struct Attempts(Mutex<HashMap<IpAddr, Address>>);
+pub(super) struct Attempts {
+    seen: Mutex<HashMap<IpAddr, Address>>,
+    hasher: RandomState,
+}
 
 struct Address {
     last: Instant,
+    /// By the name's hash, or the group's number.
     names: HashMap<u64, Failures>,
+}
+
+impl Address {
+    /// What a name with this hash is counted as.
+    fn name(&self, hash: u64) -> u64 {
+        let own = own_name(hash);
+        let is_apart = self.names.len() < NAMES_MAX
+            || self.names.contains_key(&own)
+            || self.names.keys().filter(|name| **name >= GROUPS).count() < NAMES_MAX;
+        if is_apart { own } else { hash % GROUPS }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -79,13 +96,10 @@ impl Attempts {
 
     /// What a login is counted as, and how long it waits.
     fn look(&self, address: IpAddr, name: &str, delay_max: Duration) -> (u64, Duration) {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        let hash = hasher.finish().max(OTHER + 1);
+        let hash = self.hasher.hash_one(name);
         let seen = self.lock();
-        let Some(known) = seen.get(&address) else { return (hash, Duration::ZERO) };
-        let is_apart = known.names.len() < NAMES_MAX || known.names.contains_key(&hash);
-        let name = if is_apart { hash } else { OTHER };
+        let Some(known) = seen.get(&address) else { return (own_name(hash), Duration::ZERO) };
+        let name = known.name(hash);
         (name, known.names.get(&name).map_or(Duration::ZERO, |failures| delay(failures, delay_max)))
     }
 
@@ -99,6 +113,8 @@ impl Attempts {
         let known = seen.entry(address).or_insert_with(|| Address { last: now, names: HashMap::new() });
         known.last = now;
         known.names.retain(|_, failures| failures.waiting > 0 || now - failures.last < MEMORY);
+        // Others may have failed since it began.
+        let name = if name < GROUPS { name } else { known.name(name) };
         let failures = known.names.entry(name).or_insert(Failures { count: 0, last: now, waiting: 0 });
         (failures.count, failures.last) = (failures.count.saturating_add(1), now);
     }
@@ -113,7 +129,7 @@ impl Attempts {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Address>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,6 +175,11 @@ impl Drop for Waiting<'_> {
             failures.waiting = failures.waiting.saturating_sub(1);
         }
     }
+}
+
+/// What a name is counted as that is kept apart: below are the groups.
+const fn own_name(hash: u64) -> u64 {
+    if hash < GROUPS { hash + GROUPS } else { hash }
 }
 
 /// How long failures let the next attempt wait.
@@ -240,13 +261,48 @@ mod tests {
         assert!(!attempts.begin(&from, "app", MAX).await.is_hopeless());
     }
 
+    /// A failure that nobody waits for.
+    fn fail(attempts: &Attempts, name: &str) {
+        let address = network("192.0.2.1".parse().unwrap());
+        let (name, _) = attempts.look(address, name, MAX);
+        attempts.failed(address, name);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_with_a_name_beyond_the_bound_is_in_few_others_way_and_no_success_is_the_end_of_it() {
+        let attempts = Attempts::default();
+        let from = peer("192.0.2.1");
+        for name in 0..NAMES_MAX {
+            fail(&attempts, &name.to_string());
+        }
+        (0..20).for_each(|_| fail(&attempts, "crowd"));
+        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| Box::pin(attempts.begin(&from, "crowd", MAX))).collect();
+        for one in &mut waiting {
+            assert!(tokio::time::timeout(Duration::ZERO, one.as_mut()).await.is_err());
+        }
+        assert!(attempts.begin(&from, "crowd", MAX).await.is_hopeless());
+        let mut slowed = 0;
+        for other in 0..200 {
+            let attempt =
+                tokio::time::timeout(Duration::ZERO, attempts.begin(&from, &format!("app@{other}"), MAX)).await;
+            match attempt {
+                Ok(attempt) if !attempt.is_hopeless() => attempt.end(true),
+                _ => slowed += 1,
+            }
+        }
+        // One of 128, by chance.
+        assert!(slowed < 20, "{slowed} of 200");
+        assert!(attempts.begin(&from, "crowd", MAX).await.is_hopeless());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_table_is_bounded_in_addresses_and_in_names() {
         let attempts = Attempts::default();
-        for name in 0..NAMES_MAX + 20 {
-            waited(&attempts, "192.0.2.1", &name.to_string(), false).await;
+        let address = network("192.0.2.1".parse().unwrap());
+        for name in 0..NAMES_MAX as u64 + 50 * GROUPS {
+            fail(&attempts, &name.to_string());
         }
-        assert_eq!(attempts.lock()[&network("192.0.2.1".parse().unwrap())].names.len(), NAMES_MAX + 1);
+        assert_eq!(attempts.lock()[&address].names.len(), NAMES_MAX + GROUPS as usize);
         assert!(!waited(&attempts, "192.0.2.1", "a new name", false).await.is_zero(), "new names are no way around");
         for address in 0..ADDRESSES_MAX as u32 + 5 {
             attempts.failed(IpAddr::V4((0x0a00_0000 + address).into()), 1);
