@@ -44,6 +44,7 @@ mod tests {
 
     use super::*;
     use crate::net::prepare_listener;
+    use crate::net::socket::longest_rest;
 
     #[test]
     fn an_accepted_connection_has_the_options_of_its_listener_and_those_that_runtimes_need() {
@@ -56,6 +57,8 @@ mod tests {
         assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
         assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
         assert_eq!(options.tcp_keepalive_retries().unwrap(), 6);
+        // None of it on kernels that do not know it.
+        assert!(longest_rest(&accepted).is_none_or(|rest| rest == Duration::from_secs(10)));
         assert!(options.nonblocking().unwrap());
         assert!(rustix::io::fcntl_getfd(&accepted).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         assert_eq!(peer, Peer::Tcp(client.local_addr().unwrap()));

@@ -6,3 +6,4 @@ mod log;
 mod peers;
 mod registry;
 mod served;
+mod silent;
