@@ -173,6 +173,21 @@ pub const TRANSACTION_TIME: Family =
 /// Queries by time.
 pub const QUERY_TIME: Family =
     Family::histogram("pgtenant_query_seconds", "From bytes to a server to its ReadyForQuery");
+/// Waits of late.
+pub const CHECKOUT_WAIT_QUANTILE: Family = Family::gauge(
+    "pgtenant_checkout_wait_quantile_seconds",
+    "What half, 95 % and 99 % of the waits for a server connection took at most in the last one to two minutes",
+);
+/// Transactions of late.
+pub const TRANSACTION_TIME_QUANTILE: Family = Family::gauge(
+    "pgtenant_transaction_quantile_seconds",
+    "What half, 95 % and 99 % of the transactions took at most in the last one to two minutes",
+);
+/// Queries of late.
+pub const QUERY_TIME_QUANTILE: Family = Family::gauge(
+    "pgtenant_query_quantile_seconds",
+    "What half, 95 % and 99 % of the queries took at most in the last one to two minutes",
+);
 /// Transactions by tenant.
 pub const TRANSACTIONS: Family = Family::counter("pgtenant_transactions_total", "Transactions by tenant");
 /// Queries by tenant.

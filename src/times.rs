@@ -62,6 +62,30 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
+    /// The time in seconds that this part of them (0.5: half) took no longer than, as Prometheus' `histogram_quantile` reckons it: evenly spread
+    /// within a bucket, and the last bound for what is over every one. None if there were none.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn quantile(&self, part: f64) -> Option<f64> {
+        let rank = part * self.count() as f64;
+        let (mut below, mut lower) = (0.0, 0.0);
+        for (bound, count) in SECONDS.iter().zip(&self.counts) {
+            let count = *count as f64;
+            if count > 0.0 && below + count >= rank {
+                return Some(lower + (bound - lower) * ((rank - below) / count));
+            }
+            (below, lower) = (below + count, *bound);
+        }
+        (self.count() > 0).then_some(lower)
+    }
+
+    /// What has come since it was like this.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let counts = std::array::from_fn(|at| self.counts[at].saturating_sub(earlier.counts[at]));
+        Self { counts, sum: self.sum.saturating_sub(earlier.sum) }
+    }
+
     /// All together.
     #[must_use]
     pub const fn sum(&self) -> Duration {
@@ -92,6 +116,23 @@ mod tests {
         let counts: Vec<_> = twice.cumulative().map(|(_, count)| count).collect();
         assert_eq!((counts[0], counts[1], counts[12], counts[13], twice.count()), (2, 8, 8, 10, 12));
         assert_eq!(twice.sum(), 2 * (Duration::from_micros(60_000_452) + Duration::from_nanos(100_001)));
+    }
+
+    #[test]
+    fn quantiles_are_reckoned_within_the_bucket() {
+        let times = Times::default();
+        assert_eq!(times.histogram().quantile(0.5), None);
+        (0..3).for_each(|_| times.add(Duration::from_millis(60)));
+        let earlier = times.histogram();
+        (0..8).for_each(|_| times.add(Duration::from_millis(3)));
+        times.add(Duration::from_millis(600));
+        times.add(Duration::from_secs(100));
+        let times = times.histogram().since(&earlier);
+        assert_eq!(times.count(), 10);
+        for (part, seconds) in [(0.4, 0.003_75), (0.8, 0.005), (0.85, 0.75), (0.9, 1.0), (0.99, 30.0), (1.0, 30.0)] {
+            let quantile = times.quantile(part).unwrap();
+            assert!((quantile - seconds).abs() < 1e-9, "{part}: {quantile}");
+        }
     }
 
     #[test]

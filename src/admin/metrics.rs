@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use super::exposition::Exposition;
 use super::ledger::Ledger;
 use super::plane::{Moment, Phase, Plane};
+use super::recent::Recent;
 use crate::backend::{PoolState, ServerUse, Totals};
 use crate::metrics;
 use crate::registry::Registry;
-use crate::session::{Doing, SessionTimes};
+use crate::session::Doing;
 use crate::tenant::TenantId;
-use crate::times::Histogram;
 
 /// Most servers with a label of their own.
 const SERVERS_MAX: usize = 100;
@@ -25,6 +25,7 @@ pub(super) struct Scrapes {
 
 struct Kept {
     ledger: Ledger,
+    recent: Recent,
     /// What tenants with a label are called.
     slugs: HashMap<TenantId, String>,
 }
@@ -32,7 +33,13 @@ struct Kept {
 impl Scrapes {
     /// Labels for so many tenants.
     pub(super) fn new(tenants_max: usize) -> Self {
-        Self { kept: Mutex::new(Kept { ledger: Ledger::new(tenants_max), slugs: HashMap::new() }) }
+        Self {
+            kept: Mutex::new(Kept {
+                ledger: Ledger::new(tenants_max),
+                recent: Recent::default(),
+                slugs: HashMap::new(),
+            }),
+        }
     }
 
     /// The whole text.
@@ -45,9 +52,10 @@ impl Scrapes {
             of_registry(&mut text, registry);
         }
         if let Some(moment) = plane.moment().await {
-            of_process(&mut text, &moment);
-            of_servers(&mut text, &moment);
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            of_process(&mut text, &moment);
+            of_times(&mut text, &moment, &mut kept.recent);
+            of_servers(&mut text, &moment);
             kept.ledger.book(&moment, Instant::now());
             kept.know_slugs(registry.as_ref());
             kept.of_tenants(&mut text, &moment);
@@ -78,17 +86,27 @@ fn of_process(text: &mut Exposition, moment: &Moment) {
     let mut series = text.family(&metrics::POOLS);
     series.value(&[("state", "serving")], count(pools(moment).count() - failing));
     series.value(&[("state", "failing")], count(failing));
+}
+
+/// How long things have taken, and did of late.
+fn of_times(text: &mut Exposition, moment: &Moment, recent: &mut Recent) {
     // A thread that is silent would take its share away, and a counter must not fall.
-    if moment.silent_threads == 0 {
-        let mut all = SessionTimes::<Histogram>::default();
-        for SessionTimes { waits, transactions, queries } in moment.threads.iter().map(|thread| &thread.times) {
-            all.waits += waits;
-            all.transactions += transactions;
-            all.queries += queries;
+    let Some(all) = moment.times() else { return };
+    text.histogram(&metrics::CHECKOUT_WAIT, &all.waits);
+    text.histogram(&metrics::TRANSACTION_TIME, &all.transactions);
+    text.histogram(&metrics::QUERY_TIME, &all.queries);
+    let of_late = recent.book(all, Instant::now());
+    for (family, times) in [
+        (&metrics::CHECKOUT_WAIT_QUANTILE, &of_late.waits),
+        (&metrics::TRANSACTION_TIME_QUANTILE, &of_late.transactions),
+        (&metrics::QUERY_TIME_QUANTILE, &of_late.queries),
+    ] {
+        let mut series = text.family(family);
+        for (part, label) in [(0.5, "0.5"), (0.95, "0.95"), (0.99, "0.99")] {
+            if let Some(seconds) = times.quantile(part) {
+                series.value(&[("quantile", label)], seconds);
+            }
         }
-        text.histogram(&metrics::CHECKOUT_WAIT, &all.waits);
-        text.histogram(&metrics::TRANSACTION_TIME, &all.transactions);
-        text.histogram(&metrics::QUERY_TIME, &all.queries);
     }
 }
 

@@ -9,6 +9,7 @@ mod metrics;
 mod page;
 mod plane;
 mod ready;
+mod recent;
 mod routes;
 mod server;
 mod state;

@@ -5,7 +5,8 @@ use std::future::Future;
 use crate::backend::ServerUse;
 use crate::console;
 use crate::registry::Registry;
-use crate::session::ThreadState;
+use crate::session::{SessionTimes, ThreadState};
+use crate::times::Histogram;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,16 @@ pub struct Moment {
     pub servers: Vec<ServerUse>,
     /// How many more threads there are, which did not answer in time.
     pub silent_threads: usize,
+}
+
+impl Moment {
+    /// How long things have taken the sessions of all threads; none while one of these is silent.
+    #[must_use]
+    pub fn times(&self) -> Option<SessionTimes<Histogram>> {
+        let mut all = SessionTimes::default();
+        self.threads.iter().for_each(|thread| all += &thread.times);
+        (self.silent_threads == 0).then_some(all)
+    }
 }
 
 /// The process, as far as it can be asked.

@@ -1,5 +1,7 @@
 //! What a thread counts of its sessions, for those who watch all of them.
 
+use std::ops::AddAssign;
+
 use super::control::Doing;
 use crate::backend::{PoolState, Totals};
 use crate::times::{Histogram, Times};
@@ -18,7 +20,7 @@ pub struct ThreadState {
 }
 
 /// How long things take sessions.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct SessionTimes<T> {
     /// Waiting for a server connection, not at all mostly.
     pub waits: T,
@@ -37,6 +39,26 @@ impl SessionTimes<Times> {
             transactions: self.transactions.histogram(),
             queries: self.queries.histogram(),
         }
+    }
+}
+
+impl SessionTimes<Histogram> {
+    /// What has come since they were like this.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            waits: self.waits.since(&earlier.waits),
+            transactions: self.transactions.since(&earlier.transactions),
+            queries: self.queries.since(&earlier.queries),
+        }
+    }
+}
+
+impl AddAssign<&Self> for SessionTimes<Histogram> {
+    fn add_assign(&mut self, other: &Self) {
+        self.waits += &other.waits;
+        self.transactions += &other.transactions;
+        self.queries += &other.queries;
     }
 }
 

@@ -429,6 +429,47 @@ async fn the_state_is_what_the_console_shows() {
     assert!(child.stop().await.success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_half_and_nearly_all_waits_transactions_and_queries_took_is_told_in_numbers() {
+    let world = world().await;
+    let tenant = world.tenant_of("quantiles", &["crm"]).await;
+    let child = Child::serve(world, &format!("{ANY_PORT}[pool]\nsize = 1")).await;
+    let none = metrics(&child).await;
+    assert!(!none.keys().any(|name| name.contains("quantile")), "nothing has been measured: {none:?}");
+    let mut holder = Wire::login(child.address, &tenant, "crm").await;
+    let mut waiter = Wire::login(child.address, &tenant, "crm").await;
+    for _ in 0..20 {
+        holder.ask("SELECT 1").await;
+    }
+    holder.query("BEGIN").await;
+    waiter.send(&query("SELECT 1")).await;
+    until("it waits", async || sum(&metrics(&child).await, "pgtenant_sessions", "state=\"waiting\"") == 1.0).await;
+    // Longer than half a second, however fast the machine.
+    holder.ask("SELECT pg_sleep(0.6)").await;
+    holder.query("COMMIT").await;
+    waiter.until_ready().await;
+    let now = metrics(&child).await;
+    for what in ["checkout_wait", "transaction", "query"] {
+        let quantile = |part| now[&format!("pgtenant_{what}_quantile_seconds{{quantile=\"{part}\"}}")];
+        let (half, most, nearly_all) = (quantile("0.5"), quantile("0.95"), quantile("0.99"));
+        assert!(half > 0.0 && half <= most && most <= nearly_all, "{what}: {half} {most} {nearly_all}");
+        assert!(nearly_all > 0.5, "{what}: {nearly_all}");
+        // As many were so short as the histogram of the same moment says.
+        let count = sum(&now, &format!("pgtenant_{what}_seconds_count"), "");
+        let no_longer = |seconds: f64| -> f64 {
+            let bound = |name: &str| name.strip_suffix("\"}")?.split_once("le=\"")?.1.parse::<f64>().ok();
+            let family = format!("pgtenant_{what}_seconds_bucket");
+            let of_family = now.iter().filter(|(name, _)| name.split('{').next() == Some(&family));
+            of_family
+                .filter(|(name, _)| bound(name).is_some_and(|bound| bound >= seconds))
+                .map(|(_, n)| *n)
+                .fold(f64::MAX, f64::min)
+        };
+        assert!(no_longer(half) >= 0.5 * count && no_longer(nearly_all) >= 0.99 * count, "{what}: {now:?}");
+    }
+    assert!(child.stop().await.success());
+}
+
 #[test]
 fn dashboard_and_alerts_name_metrics_that_there_are() {
     let dashboard = include_str!("../../packaging/grafana-dashboard.json");
