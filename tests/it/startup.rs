@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::wire::{query, startup, startup_of};
-use crate::support::{Running, Tenant, Wire, cluster, connect, one, proxy, unique, world};
+use crate::support::{Running, Tenant, Watch, Wire, cluster, connect, one, proxy, unique, world};
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
@@ -153,6 +153,38 @@ async fn parameters_told_at_login_are_those_of_the_tenants_own_server() {
             assert!(told(&here, "server_version").is_some_and(|version| version.starts_with("1")));
             assert_eq!(told(&here, "integer_datetimes").as_deref(), Some("on"));
         }
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_texts_clients_choose_at_start_up_they_have_one_pool() {
+    const SIZE: u32 = 2;
+    let world = world().await;
+    let tenant = world.tenant_of("texts", &["crm"]).await;
+    let watch = Watch::over(&tenant, "crm").await;
+    let proxy = proxy(world, |config| config.pool.size = SIZE).await;
+    let mut clients = Vec::new();
+    for number in 0..12 {
+        let (user, path, name) = (tenant.user(), format!("chosen_{number}"), format!("name {number}"));
+        let options = format!("-c app.own={number}");
+        let packet = startup(&[
+            ("user", &user),
+            ("database", "crm"),
+            ("search_path", &path),
+            ("application_name", &name),
+            ("options", &options),
+        ]);
+        clients.push(Wire::login_with(proxy.address, &packet, &tenant.password).await.expect("log in"));
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        let seen = client.ask("SELECT current_setting('app.own') || current_setting('application_name')").await;
+        assert_eq!(seen, format!("{number}name {number}"));
+        assert!(client.ask("SHOW search_path").await.starts_with(&format!("chosen_{number}")));
+        let (pools, open) = (proxy.proxy.snapshot().await.pools, watch.backends("true").await.len());
+        assert_eq!(pools.len(), 1);
+        // One that makes room for another may be on its way out.
+        assert!(pools[0].stats.active + pools[0].stats.idle <= SIZE && open <= 4, "{open} open");
     }
     proxy.stop().await;
 }
