@@ -16,7 +16,7 @@ use super::endpoint::Endpoint;
 use super::fields::{parameter_status, set_parameter, sqlstate_of};
 use super::frames::take_frame;
 use super::prepared::PreparedSet;
-use super::want::Want;
+use super::want::{Want, digest};
 use crate::net::Stream;
 use crate::tenant::TenantId;
 
@@ -47,6 +47,21 @@ pub enum Asserted {
     Unknown,
 }
 
+/// The parameters of a session on a server as it began.
+#[derive(Debug)]
+pub struct Start {
+    /// Of two that are alike it is the same.
+    pub digest: u64,
+    /// Names and values.
+    pub parameters: Box<[(String, String)]>,
+}
+
+impl Start {
+    fn of(parameters: &[(String, String)]) -> Self {
+        Self { digest: digest(&parameters), parameters: parameters.into() }
+    }
+}
+
 /// A session on a server. Dropping it closes it.
 pub struct ServerConn {
     /// The stream, registered with this thread's runtime.
@@ -57,6 +72,8 @@ pub struct ServerConn {
     pub secret: Vec<u8>,
     /// What the server last reported of its parameters.
     pub parameters: Vec<(String, String)>,
+    /// What it reported of them when it was opened, before anything was asserted.
+    pub start: Start,
     /// NoticeResponse messages of the start, as they came.
     pub notices: Vec<Bytes>,
     /// The digest of its startup settings: it serves only wants of this class.
@@ -108,6 +125,7 @@ impl ServerConn {
         let Connected { stream, process_id, secret, parameters, notices } = connected;
         let now = Instant::now();
         Ok(Self {
+            start: Start::of(&parameters),
             stream: stream.engage()?,
             process_id,
             secret,

@@ -24,7 +24,7 @@ use super::replay::Replay;
 use super::state::{State, is_unreadable};
 use super::thread::Parameters;
 use super::ticket::{Begin, Ticket};
-use crate::backend::{Asserted, ConnectError, Servers, has_schema, simple};
+use crate::backend::{Asserted, ConnectError, ServerConn, Servers, has_schema, simple};
 use crate::net::Stream;
 use crate::pool::Checkout;
 use crate::protocol::{Effects, Pending, authentication_ok, backend_key_data, parameter_status, ready_for_query};
@@ -45,8 +45,8 @@ pub struct Arrival {
     pub slot: Box<dyn Any + Send>,
 }
 
-/// A place, perhaps a connection, the client's cancel key, and the state that its settings bring.
-type Begun = (Place, Option<Link>, CancelKey, Effects);
+/// A place, perhaps a connection, the client's cancel key, the state that its settings bring, and what it was told.
+type Begun = (Place, Option<Link>, CancelKey, Effects, Rc<Parameters>);
 
 impl Arrival {
     /// The session from here to its end. It is in its thread's list at once, before the future is first polled, so that no
@@ -75,7 +75,7 @@ impl Arrival {
             last_word = control.killed() => Ok(Err(Refusal::Report(last_word))),
         };
         let refusal = match begun {
-            Ok(Ok((place, link, key, standing))) => {
+            Ok(Ok((place, link, key, standing, told))) => {
                 let mut relay = Box::new(Relay {
                     client,
                     link,
@@ -91,6 +91,7 @@ impl Arrival {
                     thread: Rc::clone(&begin.thread),
                     process_id: key.process_id,
                     young: YOUNG_TRANSACTIONS,
+                    told: told.start,
                     _kept: (slot, key),
                 });
                 relay.control.set_doing(Doing::Idle, relay.thread.now());
@@ -129,7 +130,7 @@ impl Ticket {
             Some(parameters) => (parameters, Vec::new(), None),
             None => {
                 let mut server = self.first_server(&place, role_checks).await?;
-                let parameters = Rc::new(Parameters::of(&server.parameters).map_err(|error| {
+                let parameters = Rc::new(Parameters::of(&server).map_err(|error| {
                     tracing::error!(%error, "the server's parameters cannot be passed on");
                     error::server_lost()
                 })?);
@@ -149,7 +150,7 @@ impl Ticket {
             client.flush().await
         };
         sent.await.map_err(|_| error::client_lost())?;
-        Ok((place, link, key, self.standing_effects(&parameters)))
+        Ok((place, link, key, self.standing_effects(&parameters), parameters))
     }
 
     /// A server connection with this session's context, waited for; the placement's schema is known to exist.
@@ -228,11 +229,13 @@ impl Ticket {
 }
 
 impl Parameters {
-    fn of(reported: &[(String, String)]) -> PgWireResult<Self> {
+    fn of(server: &ServerConn) -> PgWireResult<Self> {
+        let reported = &server.parameters;
         let mut messages = BytesMut::new();
         for (name, value) in reported {
             parameter_status(&mut messages, name, value)?;
         }
-        Ok(Self { messages, is_unreadable: reported.iter().any(|(name, value)| is_unreadable(name, value)) })
+        let is_unreadable = reported.iter().any(|(name, value)| is_unreadable(name, value));
+        Ok(Self { messages, is_unreadable, start: server.start.digest })
     }
 }

@@ -13,10 +13,11 @@ use super::inquiry::Inquiry;
 use super::probe::probe_waiting;
 use super::relay::{Discard, End, Link, Relay, Unnamed, UnnamedState};
 use super::settings::Settled;
-use crate::backend::{Asserted, Servers, cancel};
+use super::state::is_unreadable;
+use crate::backend::{Asserted, ServerConn, Servers, cancel};
 use crate::metrics::{Finder, count_error};
 use crate::pool::{Checkout, CheckoutError};
-use crate::protocol::{Effects, Report, Severity, path};
+use crate::protocol::{Effects, Report, Severity, parameter_status, path};
 
 /// No session has this number: nobody's.
 pub(super) const NO_SESSION: u64 = 0;
@@ -131,6 +132,15 @@ impl Relay {
             }
             return;
         }
+        if server.start.digest != self.told && !self.tell_changes(&server) {
+            // What waits was read as this server does not read it.
+            server.checkin();
+            let [failure, last_word] = error::settings_changed();
+            if let Err(end) = self.fail_batch(&failure) {
+                tracing::debug!(?end, "session ends in any case");
+            }
+            return self.control.kill(last_word);
+        }
         server.last_session = self.control.id;
         self.up.unnamed = Unnamed { state, left, ..Unnamed::default() };
         let mut swallow = 0;
@@ -152,6 +162,26 @@ impl Relay {
             link.server.unnamed_owner = NO_SESSION;
         }
         self.link = Some(link);
+    }
+
+    /// A connection began with other parameters than those that the client was told: a server was replaced, or its defaults were
+    /// changed. The client hears of it before anything that this connection answers, and new ones hear of nothing else. False if texts
+    /// cannot be scanned reliably any more.
+    #[cold]
+    fn tell_changes(&mut self, server: &ServerConn) -> bool {
+        self.told = server.start.digest;
+        self.thread.forget_parameters(self.place.profile.pool_id);
+        let settings = &self.place.assertion.context.settings;
+        let is_set = |name: &str| settings.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
+        for (name, value) in server.start.parameters.iter().filter(|(name, _)| !is_set(name)) {
+            if is_unreadable(name, value) && !self.state.effects().has(Effects::UNREADABLE) {
+                return false;
+            }
+            if let Err(error) = parameter_status(&mut self.down.own, name, value) {
+                tracing::error!(%error, "a parameter of the server cannot be passed on");
+            }
+        }
+        true
     }
 
     /// Answers the client's messages up to the first that asks for ReadyForQuery with an error of ours; they reach no server.

@@ -50,6 +50,12 @@ pub(super) fn no_unnamed_statement() -> Report {
     Report::error(SqlState::INVALID_SQL_STATEMENT_NAME, "unnamed prepared statement does not exist")
 }
 
+/// The server reads texts in another way than it did when the session began: what was sent fails, and the session ends.
+pub(super) fn settings_changed() -> [Report; 2] {
+    let message = "(PT-SHUTDOWN) the server's settings have changed; connect again";
+    [Report::error(SqlState::ADMIN_SHUTDOWN, message), Report::fatal(SqlState::ADMIN_SHUTDOWN, message)]
+}
+
 /// The server connection went away without a word.
 pub(super) fn server_lost() -> Report {
     Report::fatal(SqlState::CONNECTION_FAILURE, "(PT-BACKEND) server closed the connection unexpectedly")

@@ -245,6 +245,8 @@ pub(crate) struct Relay {
     pub(super) process_id: i32,
     /// Transactions still to come before its socket goes to the thread's engine.
     pub(super) young: u8,
+    /// Of the parameters that the client was told.
+    pub(super) told: u64,
     /// Given back when all else is gone: its place among the clients, and its cancel key.
     pub(super) _kept: (Box<dyn Any + Send>, CancelKey),
 }

@@ -25,6 +25,8 @@ pub(crate) struct Parameters {
     pub(crate) messages: BytesMut,
     /// Texts cannot be scanned reliably where these hold.
     pub(crate) is_unreadable: bool,
+    /// Of what the connection reported that told them, when it began.
+    pub(crate) start: u64,
 }
 
 /// How long a server's parameters are told to new clients without asking it again.
@@ -170,6 +172,11 @@ impl Thread {
         }
         let key = Known { pool, class: want.class, affinity: want.affinity };
         known.insert(key, (self.now(), parameters));
+    }
+
+    /// A server reports something else now.
+    pub(crate) fn forget_parameters(&self, pool: u64) {
+        self.parameters.borrow_mut().retain(|known, _| known.pool != pool);
     }
 
     /// New time-outs, for running sessions too.

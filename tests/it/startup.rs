@@ -7,7 +7,7 @@ use pgtenant::cluster::Cluster;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::wire::{query, startup, startup_of};
+use crate::support::wire::{query, startup, startup_of, value};
 use crate::support::{Running, Tenant, Watch, Wire, cluster, connect, one, proxy, unique, world};
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -444,5 +444,43 @@ async fn more_clients_than_may_be_are_told_so() {
         tokio::task::yield_now().await;
     }
     Wire::login(proxy.address, &tenant, "operations").await;
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_hears_of_it_when_a_new_server_connection_has_other_defaults_and_so_does_the_next_client() {
+    let world = world().await;
+    let tenant = world.tenant_of("defaults", &["operations"]).await;
+    let proxy = proxy(world, |config| config.pool.size = 1).await;
+    let admin = cluster().await.connect("postgres").await.unwrap();
+    let mut session = Wire::login(proxy.address, &tenant, "operations").await;
+    let style = |told: &[(String, String)]| told.iter().find(|(name, _)| name == "DateStyle").unwrap().1.clone();
+    assert_eq!(style(&session.parameters), "ISO, MDY");
+    // From now on new connections of the role begin in another way, and the one that is there goes.
+    let renewed = async |setting: &str, session: &mut Wire| {
+        let process = session.value("SELECT pg_backend_pid()").await;
+        let role = session.value("SELECT current_user").await;
+        admin.batch_execute(&format!("ALTER ROLE \"{role}\" SET {setting}")).await.unwrap();
+        admin.batch_execute(&format!("SELECT pg_terminate_backend({process}, 10000)")).await.unwrap();
+    };
+    renewed("DateStyle = 'German'", &mut session).await;
+    session.send(&query("SELECT date '2026-01-31'")).await;
+    let answer = session.until_ready().await;
+    let told =
+        answer.iter().position(|message| message.kind == b'S' && message.body.starts_with(b"DateStyle\0German, DMY\0"));
+    let rows = answer.iter().position(|message| message.kind == b'T').expect("rows");
+    assert!(told.is_some_and(|told| told < rows), "{answer:?}");
+    assert_eq!(value(&answer), "31.01.2026");
+    let next = Wire::login(proxy.address, &tenant, "operations").await;
+    assert_eq!(style(&next.parameters), "German, DMY");
+    drop(next);
+    // Texts that were read in one way are never sent to a server that reads them in another.
+    renewed("standard_conforming_strings = off", &mut session).await;
+    session.send(&query("SELECT 1")).await;
+    let last = session.until_ready().await;
+    assert!(last.iter().all(|message| message.kind != b'D'), "{last:?}");
+    assert!(last.iter().any(|message| message.kind == b'E' && message.field(b'C') == "57P01"), "{last:?}");
+    let mut again = Wire::login(proxy.address, &tenant, "operations").await;
+    assert_eq!(again.value("SHOW standard_conforming_strings").await, "off");
     proxy.stop().await;
 }
