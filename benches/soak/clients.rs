@@ -114,7 +114,7 @@ impl Visit<'_> {
     }
 
     async fn login(self) -> Result<Wire, Trouble> {
-        self.login_by(&self.soak.door()).await
+        self.login_by(&self.door()).await
     }
 
     async fn login_by(self, door: &Door) -> Result<Wire, Trouble> {
@@ -313,7 +313,7 @@ impl Visit<'_> {
 
     /// Says half of something and waits for the proxy to lose its patience.
     async fn half_open(self) -> Result<(), Trouble> {
-        let mut wire = Wire::open(self.soak.door().address).await?;
+        let mut wire = Wire::open(self.door().address).await?;
         let packet = startup(&self.user(), self.module.name);
         match rand::random_range(0..3) {
             0 => {}
@@ -332,7 +332,7 @@ impl Visit<'_> {
     }
 
     async fn garbage(self) -> Result<(), Trouble> {
-        let mut wire = Wire::open(self.soak.door().address).await?;
+        let mut wire = Wire::open(self.door().address).await?;
         let mut noise = vec![0; rand::random_range(1..5000)];
         rand::fill(&mut noise[..]);
         match rand::random_range(0..5) {
@@ -364,13 +364,13 @@ impl Visit<'_> {
             // Few enough that each is counted for itself: more from one address and all logins that fail are taken for one.
             _ => format!("app@nowhere{}", rand::random_range(0..40)),
         };
-        let outcome = Wire::login(&self.soak.door(), &user, self.module.name, "wrong").await;
+        let outcome = Wire::login(&self.door(), &user, self.module.name, "wrong").await;
         pause(20, 200).await;
         expect(outcome, "28P01", "a wrong password")
     }
 
     async fn canceling(self) -> Result<(), Trouble> {
-        let door = self.soak.door();
+        let door = self.door();
         let mut wire = self.login_by(&door).await?;
         let key = wire.key();
         wire.send(&query("SELECT pg_sleep(30)")).await?;
@@ -448,7 +448,7 @@ impl Visit<'_> {
 
     async fn scraping(self) -> Result<(), Trouble> {
         for path in ["/metrics", "/api/state", "/health/tenants"] {
-            self.soak.proxy().http(path).await.map_err(|error| Trouble::Wrong(format!("{error:#}")))?;
+            self.proxy.http(path).await.map_err(|error| Trouble::Wrong(format!("{error:#}")))?;
         }
         pause(500, 3000).await;
         Ok(())

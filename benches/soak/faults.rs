@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::clients::Kind;
 use crate::place::{HELD, REMADE, SUSPENDED};
 use crate::proxy::Proxy;
-use crate::weather::Struck;
+use crate::weather::{AWAY, Struck};
 use crate::{Soak, Visit};
 
 /// What clients may see of a server that goes away and comes back.
@@ -25,6 +25,8 @@ const REGISTRY_STOP: Duration = Duration::from_secs(20);
 const REGISTRY_FREEZE: Duration = Duration::from_secs(10);
 /// How long a tenant is suspended.
 const SUSPENSION: Duration = Duration::from_secs(5);
+/// From a suspension until no proxy has the tenant any more.
+const OUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long PAUSE may wait for transactions, and how long it holds then: together less than a checkout's longest wait.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_secs(2);
@@ -49,10 +51,12 @@ enum Fault {
     /// Of this tenant, or of all.
     Pause(Option<&'static str>),
     Kill,
+    /// One of the proxies ends and begins anew.
+    Restart,
 }
 
 /// A round.
-const PLAN: [Fault; 13] = [
+const PLAN: [Fault; 14] = [
     Fault::KillSession("one"),
     Fault::StopServer("two"),
     Fault::StopRegistry,
@@ -62,6 +66,7 @@ const PLAN: [Fault; 13] = [
     Fault::Remake,
     Fault::Pause(Some(HELD)),
     Fault::KillSession("two"),
+    Fault::Restart,
     Fault::Reload,
     Fault::StopServer("one"),
     Fault::Pause(None),
@@ -92,6 +97,7 @@ impl Soak {
             Fault::Reconnect => self.tell("RECONNECT").await,
             Fault::Pause(tenant) => self.pause(tenant.unwrap_or_default()).await,
             Fault::Kill => self.kill_tenant().await,
+            Fault::Restart => self.restart().await,
         }
     }
 
@@ -141,14 +147,43 @@ impl Soak {
     async fn suspend(&self) -> Result<()> {
         let _lasting = self.weather.begin(Struck::Tenant(SUSPENDED), &["28000", "57P01"]);
         self.place.run(&["tenant", "suspend", SUSPENDED]).await?;
+        try_join_all(self.proxies.iter().map(|proxy| self.goes(SUSPENDED, proxy))).await?;
         sleep(SUSPENSION).await;
+        for proxy in &self.proxies {
+            ensure!(self.is_out(SUSPENDED, proxy).await?, "{SUSPENDED} came back to the {} proxy", proxy.name);
+        }
         self.place.run(&["tenant", "activate", SUSPENDED]).await?;
         Ok(())
+    }
+
+    /// Waits until a tenant that was suspended is out at a proxy.
+    async fn goes(&self, slug: &str, proxy: &Proxy) -> Result<()> {
+        let deadline = Instant::now() + OUT_TIMEOUT;
+        while !self.is_out(slug, proxy).await? {
+            ensure!(Instant::now() < deadline, "{slug} is suspended and still at the {} proxy", proxy.name);
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether a proxy has no session of a suspended tenant, and none of its places lets anybody in there.
+    async fn is_out(&self, slug: &str, proxy: &Proxy) -> Result<bool> {
+        let visits = self.visits().filter(|visit| visit.proxy.name == proxy.name && visit.tenant.slug == slug);
+        let outcomes = join_all(visits.map(Visit::once)).await;
+        let refused = outcomes.iter().all(|outcome| matches!(outcome, Err(it) if it.sqlstate() == Some("28000")));
+        let sessions = proxy.console("SHOW CLIENTS").await?;
+        Ok(refused && !sessions.iter().flatten().any(|column| column == slug))
     }
 
     async fn remake(&self) -> Result<()> {
         let _lasting = self.weather.begin(Struck::Tenant(REMADE), &["28000", "28P01", "57P01", "57P03"]);
         self.place.remake(REMADE).await
+    }
+
+    async fn restart(&self) -> Result<()> {
+        let [_, proxy] = &self.proxies;
+        let _lasting = self.weather.begin(Struck::Proxy(proxy.name), &[AWAY, "57P01", "57P03"]);
+        proxy.restart(&self.place).await
     }
 
     async fn kill_tenant(&self) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Clients of every kind, by TLS and in clear, of two proxies with one registry, and one fault after the other, for half an hour: whether memory, file descriptors or counters grow, and whether
-//! everybody always sees only what is theirs: `make soak`.
+//! Clients of every kind, by TLS and in clear, of two proxies over one registry, and one fault after the other, for half an hour:
+//! whether memory, file descriptors or counters grow, and whether everybody always sees only what is theirs: `make soak`.
 
 #[path = "../compare/cpu.rs"]
 #[expect(dead_code, reason = "time is not what is measured here")]
@@ -35,7 +35,7 @@ use place::{MODULES, Module, Place, Tenant};
 use proxy::Proxy;
 use report::{Report, Round};
 use tally::Tally;
-use weather::Weather;
+use weather::{AWAY, Weather};
 use wire::{Door, Trouble};
 
 /// Memory, file descriptors and counters of two proxies under load and faults.
@@ -67,6 +67,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// Everything that clients and faults have in common.
 pub(crate) struct Soak {
     place: Place,
+    /// The one that stays, so that growth can be seen, and the one that is started again in each round.
     proxies: [Proxy; 2],
     tally: Tally,
     weather: Weather,
@@ -74,10 +75,11 @@ pub(crate) struct Soak {
     began: Instant,
 }
 
-/// A tenant at one of its places.
+/// A tenant at one of its places, through one of the proxies.
 #[derive(Clone, Copy)]
 pub(crate) struct Visit<'a> {
     soak: &'a Soak,
+    proxy: &'a Proxy,
     tenant: &'a Tenant,
     module: &'static Module,
 }
@@ -156,16 +158,6 @@ impl Soak {
         Ok(Round { length: began.elapsed(), answers, errors, holdings, left })
     }
 
-    /// One of the proxies.
-    fn proxy(&self) -> &Proxy {
-        &self.proxies[rand::random_range(0..self.proxies.len())]
-    }
-
-    /// Where a client knocks: every other one wants TLS.
-    fn door(&self) -> Door {
-        self.proxy().door(rand::random_bool(0.5).then(|| Arc::clone(&self.place.tls)))
-    }
-
     /// A client's sessions, one after the other, until the end of the round.
     async fn client(&self, kind: Kind) {
         while !*self.ending.borrow() {
@@ -190,29 +182,35 @@ impl Soak {
 
     /// Whether what a client met is explained by a fault.
     fn judge(&self, visit: Visit<'_>, kind: Option<Kind>, trouble: &Trouble) {
-        let (slug, module) = (visit.tenant.slug, visit.module);
+        let (slug, module, proxy) = (visit.tenant.slug, visit.module, visit.proxy.name);
+        let explains = |error| self.weather.explains(error, proxy, slug, module.server);
         let explained = match trouble {
             Trouble::Refused { sqlstate, .. } => {
                 self.tally.error(sqlstate);
-                self.weather.explains(sqlstate, slug, module.server)
+                explains(sqlstate)
             }
             Trouble::Closed => {
                 self.tally.error("closed");
                 // In the middle of a row, or where the client takes nothing, no last word can be said.
-                let ends = |sqlstate| self.weather.explains(sqlstate, slug, module.server);
-                kind == Some(Kind::SlowReader) && (ends("57P01") || ends("08006"))
+                kind == Some(Kind::SlowReader) && (explains("57P01") || explains("08006"))
+            }
+            Trouble::Away => {
+                self.tally.error(AWAY);
+                explains(AWAY)
             }
             Trouble::Silent | Trouble::Foreign { .. } | Trouble::Wrong(_) => false,
         };
         if !explained {
             let who = kind.map_or_else(|| "probe".to_owned(), |kind| format!("{kind:?}"));
-            self.tally.complain(format!("{who} of {slug} at {} (server {}): {trouble}", module.name, module.server));
+            let place = format!("{} (server {}, {proxy} proxy)", module.name, module.server);
+            self.tally.complain(format!("{who} of {slug} at {place}: {trouble}"));
         }
     }
 
     fn visits(&self) -> impl Iterator<Item = Visit<'_>> {
-        let of = move |tenant| MODULES.iter().map(move |module| Visit { soak: self, tenant, module });
-        self.place.tenants.iter().flat_map(of)
+        let of = move |(proxy, tenant)| MODULES.iter().map(move |module| Visit { soak: self, proxy, tenant, module });
+        let through = move |proxy| self.place.tenants.iter().map(move |tenant| (proxy, tenant));
+        self.proxies.iter().flat_map(through).flat_map(of)
     }
 
     /// Waits until clients are to leave.
@@ -228,6 +226,11 @@ impl Soak {
 }
 
 impl Visit<'_> {
+    /// Where the client knocks: every other one wants TLS.
+    fn door(self) -> Door {
+        self.proxy.door(rand::random_bool(0.5).then(|| Arc::clone(&self.soak.place.tls)))
+    }
+
     fn suits(self, kind: Kind) -> bool {
         !kind.needs_session_mode() || self.module.mode == "session"
     }

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgtenant::auth::Verifier;
@@ -19,6 +19,9 @@ use crate::supervised::Supervised;
 use crate::wire::{Door, Trouble, Wire};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long running transactions may go on after SIGTERM, and when the process must have ended.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the last client may have left before everything must be at rest.
 const REST_TIMEOUT: Duration = Duration::from_secs(90);
@@ -50,10 +53,11 @@ pub(crate) struct Holdings {
 
 /// A running proxy, one of several with a registry in common.
 pub(crate) struct Proxy {
-    name: &'static str,
-    pub(crate) address: SocketAddr,
+    pub(crate) name: &'static str,
+    address: SocketAddr,
     http: SocketAddr,
-    process: Supervised,
+    /// Another one after it was started again.
+    process: Mutex<Supervised>,
 }
 
 impl Proxy {
@@ -63,25 +67,59 @@ impl Proxy {
             "[listen]\naddress = '{address}'\ntls_certificate = '{CERTIFICATE}'\ntls_key = '{KEY}'\n\
              [registry]\nurl = '{url}?application_name={name}'\n[http]\naddress = '{http}'\n[log]\nlevel = 'warn'\n\
              [pool]\nsize = 4\nhealth_check_interval = '5s'\nidle_timeout = '30s'\nmax_lifetime = '1m'\n\
-             [timeouts]\nlogin = '{login}s'\nidle_in_transaction = '{idle}s'\nlogin_backoff = '1s'\n\
+             [timeouts]\nlogin = '{login}s'\nidle_in_transaction = '{idle}s'\nlogin_backoff = '1s'\ndrain = '{drain}s'\n\
              [[console.users]]\nname = '{CONSOLE_USER}'\nrole = 'admin'\nverifier = '{verifier}'\n",
             url = place.registry.superuser_url("registry"),
             login = LOGIN_TIMEOUT.as_secs(),
             idle = IDLE_IN_TRANSACTION_TIMEOUT.as_secs(),
+            drain = DRAIN_TIMEOUT.as_secs(),
             verifier = Verifier::generate(CONSOLE_PASSWORD, 4096),
         );
-        let file = format!("{name}.toml");
-        place.write(&file, &config)?;
-        let process = Supervised::start(place, &place.pgtenant, &["serve", "--config", &file], name)?;
-        let proxy = Self { name, address, http, process };
+        place.write(&file_of(name), &config)?;
+        let proxy = Self { name, address, http, process: Mutex::new(run(place, name)?) };
+        proxy.is_ready().await?;
+        Ok(proxy)
+    }
+
+    /// Ends it by SIGTERM, as an operator does, and starts it again at the same addresses.
+    pub(crate) async fn restart(&self, place: &Place) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        let deadline = Instant::now() + END_TIMEOUT;
+        while self.runs() {
+            ensure!(Instant::now() < deadline, "the {} proxy does not end: {}", self.name, self.said());
+            sleep(Duration::from_millis(50)).await;
+        }
+        let process = run(place, self.name)?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        self.is_ready().await
+    }
+
+    async fn is_ready(&self) -> Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
-        while let Err(error) = proxy.console("SHOW VERSION").await {
+        while let Err(error) = self.console("SHOW VERSION").await {
             if Instant::now() > deadline {
-                return Err(error).with_context(|| format!("start the proxy: {}", proxy.process.said()));
+                return Err(error).with_context(|| format!("start the {} proxy: {}", self.name, self.said()));
             }
             sleep(Duration::from_millis(50)).await;
         }
-        Ok(proxy)
+        Ok(())
+    }
+
+    /// Whether its process does; one that ended and was not waited for has no program.
+    fn runs(&self) -> bool {
+        fs::read_link(format!("/proc/{}/exe", self.pid())).is_ok()
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).pid
+    }
+
+    fn said(&self) -> String {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).said()
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid())?), signal).with_context(|| format!("{signal} to the proxy"))
     }
 
     /// Where clients knock.
@@ -102,7 +140,7 @@ impl Proxy {
 
     /// Tells it to read its configuration again.
     pub(crate) fn reload(&self) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.process.pid)?), Signal::SIGHUP).context("SIGHUP to the proxy")
+        self.signal(Signal::SIGHUP)
     }
 
     /// What it answers over HTTP.
@@ -153,14 +191,17 @@ impl Proxy {
         for (what, series) in TO_ZERO {
             let values = metrics.lines().filter(|line| line.starts_with(series));
             let values = values.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-            counters.push((what.to_owned(), values.sum()));
+            counters.push((format!("{what} of the {} proxy", self.name), values.sum()));
         }
         for row in self.console("SHOW LISTS").await? {
             let [list, items] = &row[..] else { bail!("SHOW LISTS: {row:?}") };
             if ["used_clients", "login_clients", "used_servers", "free_servers", "pinned_clients"]
                 .contains(&list.as_str())
             {
-                counters.push((list.clone(), items.parse().with_context(|| format!("SHOW LISTS: {row:?}"))?));
+                counters.push((
+                    format!("{list} of the {} proxy", self.name),
+                    items.parse().with_context(|| format!("SHOW LISTS: {row:?}"))?,
+                ));
             }
         }
         Ok(counters)
@@ -172,9 +213,9 @@ impl Proxy {
                    WHERE backend_type = 'client backend' AND application_name = ";
         let sql = format!("{sql}'{}'", self.name);
         let registry_connections = usize::try_from(place.number(&place.registry, &sql).await?.unwrap_or_default())?;
-        let proc = format!("/proc/{}", self.process.pid);
+        let proc = format!("/proc/{}", self.pid());
         let status = fs::read_to_string(format!("{proc}/status"))
-            .with_context(|| format!("the proxy ended: {}", self.process.said()))?;
+            .with_context(|| format!("the proxy ended: {}", self.said()))?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
             line.split_whitespace().next().unwrap_or_default().parse::<u64>().context("a number of /proc/<pid>/status")
@@ -189,6 +230,15 @@ impl Proxy {
     }
 }
 
+fn file_of(name: &str) -> String {
+    format!("{name}.toml")
+}
+
+fn run(place: &Place, name: &str) -> Result<Supervised> {
+    Supervised::start(place, &place.pgtenant, &["serve", "--config", &file_of(name)], name)
+}
+
+/// An address that is still free after a restart: clients come from 127.0.0.1, and the kernel gives out its ports meanwhile.
 fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
+    Ok(TcpListener::bind(("127.0.0.2", 0))?.local_addr()?)
 }

@@ -16,7 +16,7 @@ pub(crate) struct Round {
     pub(crate) answers: u64,
     /// Those that faults explain or nothing does; not those that clients provoke.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// Of each proxy.
+    /// Of the proxy that stays, and of the one that is started again.
     pub(crate) holdings: [Holdings; 2],
     /// Counters that did not return to zero.
     pub(crate) left: Vec<String>,
@@ -41,9 +41,9 @@ impl Report {
             }
         }
         if let [_, second, .., last] = &self.0[..] {
-            for (before, after) in second.holdings.iter().zip(&last.holdings) {
-                wrong.extend(after.growth(before));
-            }
+            // The other proxy begins anew in each round.
+            let ([before, _], [after, _]) = (&second.holdings, &last.holdings);
+            wrong.extend(after.growth(before));
         }
         wrong
     }

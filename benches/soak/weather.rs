@@ -8,6 +8,9 @@ use tokio::time::Instant;
 /// How long after its end a fault may still be the reason of an error: a checkout's longest wait, and the wait after failed attempts.
 const AFTERMATH: Duration = Duration::from_secs(25);
 
+/// A code of our own, for a proxy that is not there.
+pub(crate) const AWAY: &str = "away";
+
 /// Whom a fault strikes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Struck {
@@ -15,7 +18,9 @@ pub(crate) enum Struck {
     Server(&'static str),
     /// All places of this tenant.
     Tenant(&'static str),
-    /// Whoever is not known to the proxy yet.
+    /// All clients of this proxy.
+    Proxy(&'static str),
+    /// Whoever is not known to the proxies yet.
     Registry,
 }
 
@@ -38,13 +43,14 @@ impl Weather {
         Lasting { weather: self, struck }
     }
 
-    /// Whether a fault explains that a client of this tenant, on this server, sees this error.
-    pub(crate) fn explains(&self, sqlstate: &str, tenant: &str, server: &str) -> bool {
+    /// Whether a fault explains that a client of this proxy and tenant, on this server, sees this error.
+    pub(crate) fn explains(&self, sqlstate: &str, proxy: &str, tenant: &str, server: &str) -> bool {
         let now = Instant::now();
         self.lock().iter().any(|spell| {
             let concerns = match &spell.struck {
                 Struck::Server(name) => *name == server,
                 Struck::Tenant(name) => *name == tenant,
+                Struck::Proxy(name) => *name == proxy,
                 Struck::Registry => true,
             };
             concerns && spell.until.is_none_or(|until| until > now) && spell.codes.contains(&sqlstate)

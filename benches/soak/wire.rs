@@ -24,6 +24,9 @@ pub(crate) enum Trouble {
     /// An ErrorResponse.
     #[error("{sqlstate}: {message}")]
     Refused { sqlstate: String, message: String },
+    /// Nobody listens, or the connection ended without a word before the session began.
+    #[error("the proxy cannot be reached")]
+    Away,
     /// The connection ended without a word.
     #[error("the connection ended without a word")]
     Closed,
@@ -141,7 +144,7 @@ impl Wire {
     /// A connection on which nothing has been said.
     pub(crate) async fn open(address: SocketAddr) -> Result<Self, Trouble> {
         let connected = timeout(PATIENCE, TcpStream::connect(address)).await.map_err(|_| Trouble::Silent)?;
-        let stream = connected.map_err(|error| Trouble::Wrong(format!("the proxy cannot be reached: {error}")))?;
+        let stream = connected.map_err(|_| Trouble::Away)?;
         Ok(Self { stream: Stream::from_tcp(stream), key: Vec::new() })
     }
 
@@ -170,6 +173,13 @@ impl Wire {
 
     /// A session after its first ReadyForQuery.
     pub(crate) async fn login(door: &Door, user: &str, database: &str, password: &str) -> Result<Self, Trouble> {
+        Self::begin(door, user, database, password).await.map_err(|trouble| match trouble {
+            Trouble::Closed => Trouble::Away,
+            other => other,
+        })
+    }
+
+    async fn begin(door: &Door, user: &str, database: &str, password: &str) -> Result<Self, Trouble> {
         let mut wire = Self::enter(door).await?;
         wire.send(&startup(user, database)).await?;
         let mut scram = Scram::new(Credential::Password(Secret::new(password.to_owned())), None);
