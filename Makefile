@@ -6,7 +6,7 @@
 # make bench-fairness   a crowd of one tenant beside another, with PgBouncer, release build   (BENCH="--crowd 500 --connections 20")
 # make bench-migrate   tenants a second over a fleet, release build                   (BENCH="--tenants 5000 --isolation database")
 # make bench-registry  how long look-ups and pages take in a big registry, release build  (BENCH="--tenants 100000")
-# make soak     half an hour of clients and faults: neither memory, fds nor counters may grow, release build  (SOAK="--minutes 30")
+# make soak     half an hour of clients and faults at two proxies: neither memory, fds nor counters may grow, release build  (SOAK="--minutes 30")
 # make drivers  unmodified drivers and ORMs on every kind of place, and on PostgreSQL itself      (DRIVERS=--quick: three of them)
 # make lint     format and lints alone
 # make audit    crates with known advisories, licences and origins of all crates, by cargo-deny and RustSec's database
