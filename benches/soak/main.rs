@@ -35,7 +35,7 @@ use place::{MODULES, Module, Place, Tenant};
 use proxy::Proxy;
 use report::{Report, Round};
 use tally::Tally;
-use weather::{AWAY, Weather};
+use weather::{AWAY, SLOW_READING, Weather};
 use wire::{Door, Trouble};
 
 /// Memory, file descriptors and counters of two proxies under load and faults.
@@ -183,7 +183,8 @@ impl Soak {
     /// Whether what a client met is explained by a fault.
     fn judge(&self, visit: Visit<'_>, kind: Option<Kind>, trouble: &Trouble) {
         let (slug, module, proxy) = (visit.tenant.slug, visit.module, visit.proxy.name);
-        let explains = |error| self.weather.explains(error, proxy, slug, module.server);
+        let late = if kind == Some(Kind::SlowReader) { SLOW_READING } else { Duration::ZERO };
+        let explains = |error| self.weather.explains(error, proxy, slug, module.server, late);
         let explained = match trouble {
             Trouble::Refused { sqlstate, .. } => {
                 self.tally.error(sqlstate);

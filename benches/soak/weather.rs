@@ -8,6 +8,9 @@ use tokio::time::Instant;
 /// How long after its end a fault may still be the reason of an error: a checkout's longest wait, and the wait after failed attempts.
 const AFTERMATH: Duration = Duration::from_secs(25);
 
+/// How much later who reads slowly may see what ended its session: what is in the kernel's buffers is read first.
+pub(crate) const SLOW_READING: Duration = Duration::from_secs(60);
+
 /// A code of our own, for a proxy that is not there.
 pub(crate) const AWAY: &str = "away";
 
@@ -27,7 +30,13 @@ pub(crate) enum Struck {
 struct Spell {
     struck: Struck,
     codes: &'static [&'static str],
-    until: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+impl Spell {
+    fn lasts(&self, late: Duration) -> bool {
+        self.ended.is_none_or(|ended| ended.elapsed() < AFTERMATH + late)
+    }
 }
 
 /// All faults of late.
@@ -38,14 +47,13 @@ impl Weather {
     /// From now on these errors are explained, until some time after the guard is gone.
     pub(crate) fn begin(&self, struck: Struck, codes: &'static [&'static str]) -> Lasting<'_> {
         let mut spells = self.lock();
-        spells.retain(|spell| spell.until.is_none_or(|until| until > Instant::now()));
-        spells.push(Spell { struck: struck.clone(), codes, until: None });
+        spells.retain(|spell| spell.lasts(SLOW_READING));
+        spells.push(Spell { struck: struck.clone(), codes, ended: None });
         Lasting { weather: self, struck }
     }
 
-    /// Whether a fault explains that a client of this proxy and tenant, on this server, sees this error.
-    pub(crate) fn explains(&self, sqlstate: &str, proxy: &str, tenant: &str, server: &str) -> bool {
-        let now = Instant::now();
+    /// Whether a fault explains that a client of this proxy and tenant, on this server, sees this error so late.
+    pub(crate) fn explains(&self, sqlstate: &str, proxy: &str, tenant: &str, server: &str, late: Duration) -> bool {
         self.lock().iter().any(|spell| {
             let concerns = match &spell.struck {
                 Struck::Server(name) => *name == server,
@@ -53,7 +61,7 @@ impl Weather {
                 Struck::Proxy(name) => *name == proxy,
                 Struck::Registry => true,
             };
-            concerns && spell.until.is_none_or(|until| until > now) && spell.codes.contains(&sqlstate)
+            concerns && spell.lasts(late) && spell.codes.contains(&sqlstate)
         })
     }
 
@@ -70,9 +78,9 @@ pub(crate) struct Lasting<'a> {
 
 impl Drop for Lasting<'_> {
     fn drop(&mut self) {
-        let until = Some(Instant::now() + AFTERMATH);
+        let now = Some(Instant::now());
         for spell in self.weather.lock().iter_mut().filter(|spell| spell.struck == self.struck) {
-            spell.until = spell.until.or(until);
+            spell.ended = spell.ended.or(now);
         }
     }
 }
