@@ -14,11 +14,11 @@ use crate::tap::Tap;
 use crate::target::{Settings, Target};
 
 /// Tenants, each with one client: far more than the pool has connections, so that none finds the one that it had before.
-const TENANTS: usize = 200;
+const TENANTS: usize = 1_000;
 /// Clients that ask at one time.
 const TOGETHER: usize = 16;
 /// Transactions of each client in one round.
-const TIMES: usize = 100;
+const TIMES: usize = 20;
 /// Transactions of each client that are looked at one by one.
 const WATCHED: usize = 2;
 
