@@ -58,7 +58,7 @@ pub struct Start {
 
 impl Start {
     fn of(parameters: &[(String, String)]) -> Self {
-        Self { digest: digest(&parameters), parameters: parameters.into() }
+        Self { digest: digest(parameters), parameters: parameters.into() }
     }
 }
 

@@ -21,7 +21,7 @@ use super::place::{Place, place};
 use super::refusal::Refusal;
 use super::relay::{Down, Link, Relay, Up, YOUNG_TRANSACTIONS};
 use super::replay::Replay;
-use super::state::{State, is_unreadable};
+use super::state::{State, are_unreadable};
 use super::thread::Parameters;
 use super::ticket::{Begin, Ticket};
 use crate::backend::{Asserted, ConnectError, ServerConn, Servers, has_schema, simple};
@@ -45,8 +45,16 @@ pub struct Arrival {
     pub slot: Box<dyn Any + Send>,
 }
 
-/// A place, perhaps a connection, the client's cancel key, the state that its settings bring, and what it was told.
-type Begun = (Place, Option<Link>, CancelKey, Effects, Rc<Parameters>);
+/// What a session begins with.
+struct Begun {
+    place: Place,
+    link: Option<Link>,
+    key: CancelKey,
+    /// The state that the client's settings bring.
+    standing: Effects,
+    /// Of the parameters that it was told.
+    told: u64,
+}
 
 impl Arrival {
     /// The session from here to its end. It is in its thread's list at once, before the future is first polled, so that no
@@ -75,7 +83,7 @@ impl Arrival {
             last_word = control.killed() => Ok(Err(Refusal::Report(last_word))),
         };
         let refusal = match begun {
-            Ok(Ok((place, link, key, standing, told))) => {
+            Ok(Ok(Begun { place, link, key, standing, told })) => {
                 let mut relay = Box::new(Relay {
                     client,
                     link,
@@ -91,7 +99,7 @@ impl Arrival {
                     thread: Rc::clone(&begin.thread),
                     process_id: key.process_id,
                     young: YOUNG_TRANSACTIONS,
-                    told: told.start,
+                    told,
                     _kept: (slot, key),
                 });
                 relay.control.set_doing(Doing::Idle, relay.thread.now());
@@ -150,7 +158,7 @@ impl Ticket {
             client.flush().await
         };
         sent.await.map_err(|_| error::client_lost())?;
-        Ok((place, link, key, self.standing_effects(&parameters), parameters))
+        Ok(Begun { place, link, key, standing: self.standing_effects(&parameters), told: parameters.start })
     }
 
     /// A server connection with this session's context, waited for; the placement's schema is known to exist.
@@ -235,7 +243,6 @@ impl Parameters {
         for (name, value) in reported {
             parameter_status(&mut messages, name, value)?;
         }
-        let is_unreadable = reported.iter().any(|(name, value)| is_unreadable(name, value));
-        Ok(Self { messages, is_unreadable, start: server.start.digest })
+        Ok(Self { messages, is_unreadable: are_unreadable(reported), start: server.start.digest })
     }
 }

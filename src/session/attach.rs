@@ -13,7 +13,7 @@ use super::inquiry::Inquiry;
 use super::probe::probe_waiting;
 use super::relay::{Discard, End, Link, Relay, Unnamed, UnnamedState};
 use super::settings::Settled;
-use super::state::is_unreadable;
+use super::state::are_unreadable;
 use crate::backend::{Asserted, ServerConn, Servers, cancel};
 use crate::metrics::{Finder, count_error};
 use crate::pool::{Checkout, CheckoutError};
@@ -173,10 +173,11 @@ impl Relay {
         self.thread.forget_parameters(self.place.profile.pool_id);
         let settings = &self.place.assertion.context.settings;
         let is_set = |name: &str| settings.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
-        for (name, value) in server.start.parameters.iter().filter(|(name, _)| !is_set(name)) {
-            if is_unreadable(name, value) && !self.state.effects().has(Effects::UNREADABLE) {
-                return false;
-            }
+        let changed = server.start.parameters.iter().filter(|(name, _)| !is_set(name));
+        if are_unreadable(changed.clone()) && !self.state.effects().has(Effects::UNREADABLE) {
+            return false;
+        }
+        for (name, value) in changed {
             if let Err(error) = parameter_status(&mut self.down.own, name, value) {
                 tracing::error!(%error, "a parameter of the server cannot be passed on");
             }

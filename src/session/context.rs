@@ -11,9 +11,8 @@ use crate::protocol::{HEADER_BYTES, header};
 use crate::tenant::{quote_ident, quote_literal};
 
 /// Takes a shared connection from one tenant before another gets it. What is seen of a session's state pins it; the rest here is
-/// for what is not seen: made inside functions, or by a plain INSERT (`lastval`). As one statement it costs the server half of what the
-/// parts would, without the plans, one by one; statements that pgtenant itself keeps there must go all the same, since
-/// pg_prepared_statements shows their texts.
+/// for what is not seen: made inside functions, or by a plain INSERT (`lastval`). Statements that pgtenant itself keeps there go too, as they
+/// must: pg_prepared_statements shows their texts. One statement, since the server takes twice as long for its parts one by one.
 const FORGET: &str = "DISCARD ALL";
 
 /// The same where all clients are one tenant's.

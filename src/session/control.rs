@@ -82,7 +82,7 @@ pub struct Control {
     probe: Cell<bool>,
     cancel: Cell<bool>,
     drain: Cell<bool>,
-    kill: Cell<Option<Box<Report>>>,
+    kill: RefCell<Option<Box<Report>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -106,7 +106,7 @@ impl Control {
             probe: Cell::new(false),
             cancel: Cell::new(false),
             drain: Cell::new(false),
-            kill: Cell::new(None),
+            kill: RefCell::new(None),
             waker: RefCell::new(None),
         })
     }
@@ -157,8 +157,7 @@ impl Control {
 
     /// Ends it now, with this as its last word.
     pub fn kill(&self, last_word: Report) {
-        let first = self.kill.take().unwrap_or_else(|| Box::new(last_word));
-        self.kill.set(Some(first));
+        self.kill.borrow_mut().get_or_insert_with(|| Box::new(last_word));
         self.wake();
     }
 
@@ -240,10 +239,7 @@ impl Control {
     }
 
     pub(crate) fn is_killed(&self) -> bool {
-        let kill = self.kill.take();
-        let is_killed = kill.is_some();
-        self.kill.set(kill);
-        is_killed
+        self.kill.borrow().is_some()
     }
 
     pub(crate) fn take_kill(&self) -> Option<Report> {

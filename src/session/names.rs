@@ -130,11 +130,11 @@ enum Change {
 #[derive(Default)]
 pub(super) struct Names(
     /// None before it gives one: many clients never do.
-    Option<Box<Given>>,
+    Option<Box<Table>>,
 );
 
 #[derive(Default)]
-struct Given {
+struct Table {
     known: HashMap<Box<[u8]>, Rc<Statement>>,
     /// Bytes of all those statements.
     bytes: usize,
@@ -144,10 +144,10 @@ struct Given {
 
 impl Names {
     pub(super) fn parsed(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
-        let given = self.0.get_or_insert_default();
-        let old = given.take(&name).map(|(_, old)| old);
-        given.unconfirmed.push_back(Change::Parsed(name.clone(), old));
-        given.enter(name, statement);
+        let table = self.0.get_or_insert_default();
+        let old = table.take(&name).map(|(_, old)| old);
+        table.unconfirmed.push_back(Change::Parsed(name.clone(), old));
+        table.enter(name, statement);
     }
 
     /// What a name stands for.
@@ -157,7 +157,7 @@ impl Names {
 
     /// The client's name stands for the same text in another scope now.
     pub(super) fn read_anew(&mut self, name: &[u8], statement: &Rc<Statement>) {
-        if let Some(known) = self.0.as_mut().and_then(|given| given.known.get_mut(name)) {
+        if let Some(known) = self.0.as_mut().and_then(|table| table.known.get_mut(name)) {
             *known = Rc::clone(statement);
         }
     }
@@ -168,19 +168,19 @@ impl Names {
 
     /// Whether the client has no statements.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.as_ref().is_none_or(|given| given.known.is_empty())
+        self.0.as_ref().is_none_or(|table| table.known.is_empty())
     }
 
     /// Whether no more names are kept for this client.
     pub(super) fn is_full(&self) -> bool {
-        self.0.as_ref().is_some_and(|given| given.known.len() >= NAMES_MAX || given.bytes >= STATEMENT_BYTES_MAX)
+        self.0.as_ref().is_some_and(|table| table.known.len() >= NAMES_MAX || table.bytes >= STATEMENT_BYTES_MAX)
     }
 
     pub(super) fn closed(&mut self, name: &[u8]) {
-        if let Some(given) = &mut self.0
-            && let Some((name, statement)) = given.take(name)
+        if let Some(table) = &mut self.0
+            && let Some((name, statement)) = table.take(name)
         {
-            given.unconfirmed.push_back(Change::Closed(name, statement));
+            table.unconfirmed.push_back(Change::Closed(name, statement));
         }
     }
 
@@ -195,14 +195,14 @@ impl Names {
 
     /// All statements are gone but those that were sent after the message that took them away.
     pub(super) fn clear(&mut self) {
-        let Some(given) = &mut self.0 else { return };
-        let parsed = given.unconfirmed.iter().filter_map(|change| match change {
+        let Some(table) = &mut self.0 else { return };
+        let parsed = table.unconfirmed.iter().filter_map(|change| match change {
             Change::Parsed(name, _) => Some(name),
             Change::Closed(..) => None,
         });
         let later: HashSet<_> = parsed.collect();
-        given.known.retain(|name, _| later.contains(name));
-        given.bytes = given.known.values().map(|statement| statement.body.len()).sum();
+        table.known.retain(|name, _| later.contains(name));
+        table.bytes = table.known.values().map(|statement| statement.body.len()).sum();
     }
 
     /// These messages got no answer: as if they had never been sent.
@@ -221,22 +221,22 @@ impl Names {
                 _ => {}
             }
         }
-        let Some(given) = &mut self.0 else { return };
+        let Some(table) = &mut self.0 else { return };
         for change in changes.into_iter().rev() {
             match change {
                 Change::Parsed(name, old) => {
-                    given.take(&name);
+                    table.take(&name);
                     if let Some(old) = old {
-                        given.enter(name, old);
+                        table.enter(name, old);
                     }
                 }
-                Change::Closed(name, statement) => given.enter(name, statement),
+                Change::Closed(name, statement) => table.enter(name, statement),
             }
         }
     }
 }
 
-impl Given {
+impl Table {
     fn enter(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
         self.bytes += statement.body.len();
         let old = self.known.insert(name, statement);

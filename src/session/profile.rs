@@ -226,17 +226,13 @@ fn search_path(placement: &Placement) -> Option<String> {
     Some([own].into_iter().chain(extras).chain(["pg_temp".to_owned()]).collect::<Vec<_>>().join(", "))
 }
 
-fn owned((name, value): (&str, &str)) -> (String, String) {
-    (name.to_owned(), value.to_owned())
-}
-
 /// Where a shared connection starts and returns to: nobody's.
 fn neutral_settings(placement: &Placement) -> Vec<(String, String)> {
-    // The second keeps texts readable whatever the service login's own defaults are, which any of its tenants might have set.
-    let mut settings = vec![("search_path", NEUTRAL_PATH), ("standard_conforming_strings", "on")]
-        .into_iter()
-        .map(owned)
-        .collect::<Vec<_>>();
+    let mut settings = vec![
+        ("search_path".to_owned(), NEUTRAL_PATH.to_owned()),
+        // Texts stay readable whatever the service login's own defaults are, which any of its tenants might have set.
+        ("standard_conforming_strings".to_owned(), "on".to_owned()),
+    ];
     settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), String::new())));
     settings.push((TENANT_PARAMETER.to_owned(), String::new()));
     settings

@@ -495,9 +495,14 @@ pub(super) fn is_read_by(name: &str) -> bool {
     READING.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
+/// Whether texts cannot be scanned reliably where these parameters hold.
+pub(super) fn are_unreadable<'a>(parameters: impl IntoIterator<Item = &'a (String, String)>) -> bool {
+    parameters.into_iter().any(|(name, value)| is_unreadable(name, value))
+}
+
 /// Whether texts can no longer be scanned reliably when a parameter has this value: old string syntax, or an encoding in which
 /// a quote or backslash may be the second byte of a character.
-pub(super) fn is_unreadable(name: &str, value: &str) -> bool {
+fn is_unreadable(name: &str, value: &str) -> bool {
     const UNSAFE: [&str; 12] =
         ["sjis", "big5", "gbk", "gb18030", "uhc", "johab", "shift", "mskanji", "win93", "win94", "win95", "windows9"];
     match name {
