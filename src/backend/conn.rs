@@ -126,7 +126,7 @@ impl ServerConn {
         let now = Instant::now();
         Ok(Self {
             start: Start::of(&parameters),
-            stream: stream.engage()?,
+            stream: stream.attach(),
             process_id,
             secret,
             parameters,

@@ -4,6 +4,7 @@ use std::io;
 
 use serde::Deserialize;
 
+use super::pace;
 use super::ring::Ring;
 
 /// Which engine is asked for.
@@ -40,23 +41,28 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Makes this thread's engine ready, inside whose runtime it must be called: streams that are engaged here from now on are
-    /// its own. The runtime's hooks must call [`Engine::turn`], and the thread [`Engine::stop`] when the runtime is gone.
+    /// Makes this thread's engine ready, inside whose runtime it must be called: streams that [settle](super::Stream::settle) here from
+    /// now on are its own. The runtime's hooks must call [`Engine::turn`], and the thread [`Engine::stop`] when the runtime is gone.
     ///
     /// # Errors
     /// [`EngineChoice::IoUring`] is asked for, and not to be had.
     pub fn start(choice: EngineChoice) -> io::Result<Self> {
         match choice {
             EngineChoice::Epoll => Ok(Self::Epoll),
-            EngineChoice::IoUring => Ring::start().map(|()| Self::IoUring),
+            EngineChoice::IoUring => Ring::start().map(|()| Self::ring(true)),
             EngineChoice::Auto => Ok(match Ring::start() {
-                Ok(()) => Self::IoUring,
+                Ok(()) => Self::ring(false),
                 Err(error) => {
                     tracing::info!(%error, "no io_uring here");
                     Self::Epoll
                 }
             }),
         }
+    }
+
+    fn ring(is_for_all: bool) -> Self {
+        pace::begin(is_for_all);
+        Self::IoUring
     }
 
     /// Its name, for log and metrics.
@@ -71,11 +77,19 @@ impl Engine {
     /// What the runtime calls before it waits and after (`on_thread_park`, `on_thread_unpark`), and whoever never lets it wait
     /// should call now and then. Does nothing on a thread where epoll works.
     pub fn turn() {
+        pace::turn();
         Ring::turn();
     }
 
     /// Ends what the thread has.
     pub fn stop() {
+        pace::end();
         Ring::stop();
+    }
+
+    /// One of the thread's sessions does something in this turn.
+    #[inline]
+    pub fn worked() {
+        pace::worked();
     }
 }

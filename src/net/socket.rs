@@ -13,7 +13,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::ring::{Ring, RingSocket};
+use super::pace;
+use super::ring::RingSocket;
 
 /// A silent TCP peer is asked whether it lives after this long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -216,12 +217,27 @@ impl Socket {
         })
     }
 
-    /// Goes into the thread's ring if it has one.
-    pub(super) fn engage(&mut self) -> io::Result<()> {
-        if Ring::is_here() && !matches!(self, Self::Ring(_)) {
+    /// Goes into the thread's ring or back to tokio, where the thread's sockets belong now.
+    #[inline]
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        if matches!(self, Self::Ring(_)) == pace::is_dense() { Ok(()) } else { self.change_over() }
+    }
+
+    #[cold]
+    fn change_over(&mut self) -> io::Result<()> {
+        if !matches!(self, Self::Ring(_)) {
             // tokio lets go of a socket only by value; what it holds is closed with this.
             *self = Self::Ring(RingSocket::new(self.duplicate()?)?);
+            return Ok(());
         }
+        let nothing = Self::Fresh(Fresh { socket: None, left: 0 });
+        *self = match std::mem::replace(self, nothing) {
+            Self::Ring(socket) => match socket.release() {
+                Ok(fd) => BareSocket::of(fd)?.attach(),
+                Err(socket) => Self::Ring(socket),
+            },
+            other => other,
+        };
         Ok(())
     }
 
@@ -265,6 +281,11 @@ impl AsFd for BareSocket {
 }
 
 impl BareSocket {
+    fn of(fd: OwnedFd) -> io::Result<Self> {
+        let is_unix = SockRef::from(&fd).local_addr()?.is_unix();
+        Ok(if is_unix { Self::Unix(fd.into()) } else { Self::Tcp(fd.into()) })
+    }
+
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => (&mut &*socket).read(buf),
@@ -288,15 +309,6 @@ impl BareSocket {
         Ok(match self {
             Self::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
             Self::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
-        })
-    }
-
-    /// In the thread's ring if it has one, else with tokio.
-    pub(super) fn engage(self) -> io::Result<Socket> {
-        Ok(match self {
-            Self::Tcp(socket) if Ring::is_here() => Socket::Ring(RingSocket::new(socket.into())?),
-            Self::Unix(socket) if Ring::is_here() => Socket::Ring(RingSocket::new(socket.into())?),
-            tokios => tokios.attach(),
         })
     }
 }

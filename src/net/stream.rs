@@ -240,13 +240,15 @@ impl Stream {
         Ok(Detached { socket, tls, peer: self.peer, unread: self.unread })
     }
 
-    /// Gives the stream from tokio to the engine of the thread that this is called on, where that is another.
+    /// Gives the stream to what moves the bytes of this thread's streams now: tokio or its ring. Where bytes are on their way it stays as
+    /// it is, until it is called again. Whoever waited for it has to poll it anew.
     ///
     /// # Errors
     /// No file descriptor is left; the stream is as it was.
-    pub fn engage(&mut self) -> io::Result<()> {
+    #[inline]
+    pub fn settle(&mut self) -> io::Result<()> {
         match &mut self.layer {
-            Layer::Plain(socket) | Layer::Tls(socket, _) => socket.engage(),
+            Layer::Plain(socket) | Layer::Tls(socket, _) => socket.settle(),
         }
     }
 
@@ -324,15 +326,6 @@ impl Detached {
     #[must_use]
     pub fn attach(self) -> Stream {
         Stream { layer: Layer::of(self.socket.attach(), self.tls), peer: self.peer, unread: self.unread }
-    }
-
-    /// Gives the stream to the engine of the thread that this is called on.
-    ///
-    /// # Errors
-    /// The engine has no place for it.
-    pub fn engage(self) -> io::Result<Stream> {
-        let socket = self.socket.engage()?;
-        Ok(Stream { layer: Layer::of(socket, self.tls), peer: self.peer, unread: self.unread })
     }
 
     /// Who is at the other end.

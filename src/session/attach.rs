@@ -39,6 +39,12 @@ enum Waited<T> {
     Left(io::Error),
 }
 
+fn settle(server: &mut ServerConn) {
+    if let Err(error) = server.stream.settle() {
+        tracing::debug!(%error, "a server's socket stays where it is");
+    }
+}
+
 impl Relay {
     /// Takes a connection if one is free now.
     pub(super) fn attach_at_once(&mut self) -> bool {
@@ -118,6 +124,7 @@ impl Relay {
 
     /// Makes a connection this session's, its context asserted with the first bytes that go to it.
     pub(super) fn attach(&mut self, mut server: Checkout<Servers>) {
+        settle(&mut server);
         server.prepared.batch_begins();
         server.prepared.follow(self.place.pool.manager().schema_changes());
         let same_session = server.last_session == self.control.id;
@@ -245,16 +252,19 @@ impl Relay {
         }
     }
 
-    /// After its first transactions a session is worth the way to the thread's engine.
+    /// After its first transactions a session is worth the way to what moves the bytes of the thread's others.
     fn grow_older(&mut self) {
-        if self.young == 0 {
+        if self.young > 0 {
+            self.young -= 1;
             return;
         }
-        self.young -= 1;
-        if self.young == 0
-            && let Err(error) = self.client.engage()
+        if let Err(error) = self.client.settle() {
+            tracing::debug!(%error, "a client's socket stays where it is");
+        }
+        if let Some(link) = &mut self.link
+            && self.place.profile.session_mode
         {
-            tracing::debug!(%error, "a client's socket stays with tokio");
+            settle(&mut link.server);
         }
     }
 

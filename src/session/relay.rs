@@ -20,7 +20,7 @@ use super::replay::Replay;
 use super::state::{Left, State};
 use super::thread::Thread;
 use crate::backend::Servers;
-use crate::net::Stream;
+use crate::net::{Engine, Stream};
 use crate::pool::Checkout;
 use crate::protocol::{Effects, Pending, Report, StatementScan};
 
@@ -255,6 +255,7 @@ impl Relay {
     /// One turn of the loop: everything that can be done without waiting. Each direction goes on until it is stuck, and again
     /// only if the other one did something that may have freed it.
     pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        Engine::worked();
         self.control.listen(cx.waker());
         let mut is_first = true;
         loop {

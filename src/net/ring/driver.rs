@@ -134,11 +134,6 @@ impl Ring {
         with_ring(Self::take_turn);
     }
 
-    /// Whether this thread has one.
-    pub(in crate::net) fn is_here() -> bool {
-        with_ring(|_| ()).is_some()
-    }
-
     /// What tells it from the other rings of the process.
     pub(super) const fn number(&self) -> u64 {
         self.number
@@ -157,6 +152,11 @@ impl Ring {
         let wakers = self.inner.borrow_mut().leave(index);
         drop(wakers);
         true
+    }
+
+    /// Gives a socket out of the ring, if nothing that it received or sends is there. Whoever awaits something of it is woken.
+    pub(super) fn release(&self, index: usize) -> Option<OwnedFd> {
+        self.inner.borrow_mut().release(index)
     }
 
     pub(super) fn poll_read(&self, index: usize, cx: &Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -437,6 +437,8 @@ impl Inner {
         if slot.is_closing || result <= 0 {
             slot.inbound = match -result {
                 libc::ENOBUFS if !slot.is_closing => Inbound::Starved,
+                // It was to leave the ring.
+                libc::ECANCELED if !slot.is_closing => Inbound::Direct,
                 0 | i32::MIN..0 => Inbound::Ended,
                 code => Inbound::Failed(code),
             };
@@ -503,6 +505,28 @@ impl Inner {
         }
     }
 
+    fn release(&mut self, index: usize) -> Option<OwnedFd> {
+        if !matches!(self.slots[index].outbound, Outbound::Idle) {
+            return None;
+        }
+        if matches!(self.slots[index].inbound, Inbound::Armed) {
+            self.cancel(index, RECEIVE);
+            self.submit();
+            self.reap();
+        }
+        // Where the kernel has not let go of it yet, or gave something first, it stays.
+        let slot = &self.slots[index];
+        if slot.in_flight > 0 || !matches!(slot.inbound, Inbound::Direct) {
+            return None;
+        }
+        Some(self.slots.remove(index).fd)
+    }
+
+    fn cancel(&mut self, index: usize, kind: u64) {
+        let cancel = opcode::AsyncCancel::new((index as u64) << 2 | kind).build().user_data(OTHER);
+        self.push(&cancel);
+    }
+
     fn leave(&mut self, index: usize) -> [Option<Waker>; 2] {
         let slot = &mut self.slots[index];
         slot.is_closing = true;
@@ -518,8 +542,7 @@ impl Inner {
         }
         for (is_under_way, kind) in [(is_armed, RECEIVE), (is_sending, SEND)] {
             if is_under_way {
-                let cancel = opcode::AsyncCancel::new((index as u64) << 2 | kind).build().user_data(OTHER);
-                self.push(&cancel);
+                self.cancel(index, kind);
             }
         }
         wakers

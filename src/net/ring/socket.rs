@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use super::driver::{Ring, with_ring};
 
-/// A connected socket in a thread's ring, which it must not leave. Dropping it closes it.
+/// A connected socket in a thread's ring, whose thread it must not leave. Dropping it closes it.
 #[derive(Debug)]
 pub(in crate::net) struct RingSocket {
     /// The number of its ring.
@@ -53,6 +53,18 @@ impl RingSocket {
         match self.with(|ring| Poll::Ready(ring.with_fd(self.index, ask))) {
             Poll::Ready(answer) => answer,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Takes it out of the ring; not while bytes are on their way through it.
+    pub(in crate::net) fn release(self) -> Result<OwnedFd, Self> {
+        let fd = with_ring(|ring| if ring.number() == self.ring { ring.release(self.index) } else { None });
+        match fd.flatten() {
+            Some(fd) => {
+                std::mem::forget(self);
+                Ok(fd)
+            }
+            None => Err(self),
         }
     }
 

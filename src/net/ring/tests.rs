@@ -6,8 +6,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, LocalOptions};
 
+use super::super::{Stream, pace};
 use super::buffers::{BUFFER_BYTES, BUFFERS};
 use super::{Ring, RingSocket};
 
@@ -196,5 +198,106 @@ fn a_socket_of_another_thread_fails_and_breaks_nothing() {
             }
         });
         assert_eq!(error.join().unwrap(), std::io::ErrorKind::NotConnected);
+    });
+}
+
+#[test]
+fn a_socket_leaves_the_ring_only_while_nothing_is_on_its_way() {
+    with_ring(|| async {
+        let (socket, mut peer) = pair();
+        tokio::task::yield_now().await;
+        let fd = socket.release().expect("an idle socket");
+        peer.write_all(b"question").unwrap();
+        let mut buf = [0; 8];
+        TcpStream::from(fd).read_exact(&mut buf).unwrap();
+        assert_eq!(&buf, b"question");
+
+        let (socket, mut peer) = pair();
+        peer.write_all(b"question").unwrap();
+        poll_fn(|cx| socket.poll_read_ready(cx)).await.unwrap();
+        let socket = socket.release().expect_err("what was received is in the ring");
+        assert_eq!(read(&socket, &mut buf).await.unwrap(), 8);
+        assert_eq!(&buf, b"question");
+        assert_eq!(poll_fn(|cx| socket.poll_write(cx, b"answer")).await.unwrap(), 6);
+        let socket = socket.release().expect_err("what is sent is in the ring");
+        poll_fn(|cx| socket.poll_sent(cx)).await.unwrap();
+        assert!(socket.release().is_ok());
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "answer");
+    });
+}
+
+/// One who waits for a socket that leaves the ring is woken, to wait for it where it is then.
+#[test]
+fn a_reader_does_not_miss_what_comes_after_its_socket_has_left() {
+    with_ring(|| async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        accepted.set_nonblocking(true).unwrap();
+        let mut stream = Stream::from_tcp(tokio::net::TcpStream::from_std(accepted).unwrap());
+        let (mut polls, mut buf) = (0, [0; 8]);
+        let count = poll_fn(|cx| {
+            polls += 1;
+            // To the ring, and back to tokio; what is awaited comes last.
+            pace::begin(polls == 1);
+            stream.settle().unwrap();
+            let read = stream.poll_read(cx, &mut buf);
+            match polls {
+                1 => cx.waker().wake_by_ref(),
+                2 => peer.write_all(b"question").unwrap(),
+                _ => {}
+            }
+            read
+        });
+        assert_eq!(count.await.unwrap(), 8);
+        pace::end();
+    });
+}
+
+#[test]
+fn bytes_keep_their_order_while_a_socket_goes_to_and_fro() {
+    with_ring(|| async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        accepted.set_nonblocking(true).unwrap();
+        let mut stream = Stream::from_tcp(tokio::net::TcpStream::from_std(accepted).unwrap());
+        let sent = pattern(1_000_000);
+        let expected = sent.clone();
+        // In pieces of all sizes; each is sent back before the next one comes.
+        let echoed = std::thread::spawn(move || {
+            let mut rest = &sent[..];
+            for size in (1..).step_by(37).map(|size| size % 9000 + 1) {
+                let (piece, left) = rest.split_at(size.min(rest.len()));
+                peer.write_all(piece).unwrap();
+                let mut back = vec![0; piece.len()];
+                peer.read_exact(&mut back).unwrap();
+                assert_eq!(back, piece);
+                rest = left;
+                if rest.is_empty() {
+                    return;
+                }
+            }
+        });
+        let (mut got, mut buf, mut turn) = (Vec::new(), vec![0; 16 * 1024], 0_u32);
+        while got.len() < expected.len() {
+            turn += 1;
+            pace::begin(turn % 3 != 0);
+            stream.settle().unwrap();
+            let count = poll_fn(|cx| stream.poll_read(cx, &mut buf)).await.unwrap();
+            assert!(count > 0);
+            got.extend_from_slice(&buf[..count]);
+            let mut left = &buf[..count];
+            while !left.is_empty() {
+                let count = poll_fn(|cx| stream.poll_write(cx, left)).await.unwrap();
+                left = &left[count..];
+            }
+            stream.flush().await.unwrap();
+        }
+        pace::end();
+        assert_eq!(got, expected);
+        echoed.join().unwrap();
     });
 }
