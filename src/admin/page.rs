@@ -3,8 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64ct::{Base64, Encoding as _};
 
 /// All of the page.
 const PAGE: &str = include_str!("page.html");
@@ -45,7 +44,7 @@ fn inner<'a>(page: &'a str, element: &str) -> &'a str {
 
 /// As a Content-Security-Policy names a text (CSP level 3, section 2.3.1).
 fn hash(text: &str) -> String {
-    format!("sha256-{}", STANDARD.encode(digest(&SHA256, text.as_bytes())))
+    format!("sha256-{}", Base64::encode_string(digest(&SHA256, text.as_bytes()).as_ref()))
 }
 
 #[cfg(test)]

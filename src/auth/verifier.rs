@@ -3,8 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64ct::{Base64, Encoding as _};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::error::VerifierError;
@@ -89,7 +88,7 @@ pub(super) fn salt_of(text: &str) -> Option<Vec<u8>> {
     if text.len() > SALT_BYTES_MAX.div_ceil(3) * 4 {
         return None;
     }
-    let salt = STANDARD.decode(text).ok()?;
+    let salt = Base64::decode_vec(text).ok()?;
     (1..=SALT_BYTES_MAX).contains(&salt.len()).then_some(salt)
 }
 
@@ -100,15 +99,13 @@ pub(super) fn digest(text: &str) -> Option<Digest> {
         return None;
     }
     let mut decoded = [0; 33];
-    let length = STANDARD.decode_slice(text, &mut decoded).ok()?;
-    decoded[..length].try_into().ok()
+    Base64::decode(text, &mut decoded).ok()?.try_into().ok()
 }
 
 impl fmt::Display for Verifier {
     /// The form PostgreSQL stores and accepts in `PASSWORD '…'`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [salt, stored, server] =
-            [&self.salt[..], &self.stored_key, &self.server_key].map(|bytes| STANDARD.encode(bytes));
+        let [salt, stored, server] = [&self.salt[..], &self.stored_key, &self.server_key].map(Base64::encode_string);
         write!(f, "SCRAM-SHA-256${}:{salt}${stored}:{server}", self.iterations)
     }
 }

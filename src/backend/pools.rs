@@ -1,13 +1,14 @@
 //! All pools of one thread: made on first use, bounded in number, evicted when idle.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use rapidhash::RapidHashMap;
 
 use super::key::PoolKey;
 use super::quotas::Quotas;
@@ -184,9 +185,9 @@ pub struct Pools {
     /// Rings when a pool has to look at its accounts.
     bell: Bell,
     /// Where clients of tenants wait that have their pools in common, by pool and tenant.
-    lanes: RefCell<HashMap<(PoolKey, TenantId), KnownLane>>,
+    lanes: RefCell<RapidHashMap<(PoolKey, TenantId), KnownLane>>,
     terms: Cell<Terms>,
-    entries: RefCell<HashMap<PoolKey, Entry>>,
+    entries: RefCell<RapidHashMap<PoolKey, Entry>>,
     /// Drained pools that still have connections out.
     retired: RefCell<Vec<(PoolKey, Rc<ServerPool>)>>,
     clock: Cell<u64>,

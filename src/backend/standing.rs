@@ -2,8 +2,9 @@
 //! server is asked again where the last look is too long ago.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use rapidhash::RapidHashMap;
 
 use super::conn::ServerConn;
 use super::error::QueryError;
@@ -27,7 +28,7 @@ pub enum Unfit {
 /// When roles were last seen to be ones that may log in.
 #[derive(Debug, Default)]
 pub struct Standings {
-    seen: RefCell<HashMap<Box<str>, Instant>>,
+    seen: RefCell<RapidHashMap<Box<str>, Instant>>,
     asking: Cell<bool>,
 }
 

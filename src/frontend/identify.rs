@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use rapidhash::fast::RapidHasher;
 
 use crate::auth::Verifier;
 use crate::protocol::{Report, Severity, SqlState};
@@ -67,6 +70,13 @@ pub struct Claim {
     pub request: Request,
     /// For those who named no tenant: the phase (`allow` or `warn`) in which they became the default tenant's.
     pub by_default: Option<DefaultTenantPhase>,
+    /// The only name that was looked up for it; none where it took several. As long as this one leads to this tenant, as it is now, the same
+    /// words make the same claim.
+    pub name: Option<TenantName>,
+    /// What its failures are counted as.
+    pub counted_as: String,
+    /// Of what it asks for its session: the same for all that ask for the same.
+    pub likeness: u64,
 }
 
 /// A name that leads nowhere. The client must not learn so: it gets an exchange that ends like a wrong password.
@@ -122,7 +132,7 @@ impl fmt::Display for UnknownReason {
 #[derive(Debug, Clone)]
 pub enum Identified {
     /// Someone known.
-    Known(Box<Claim>),
+    Known(Arc<Claim>),
     /// Nobody known.
     Unknown(Unknown),
 }
@@ -130,10 +140,10 @@ pub enum Identified {
 impl Identified {
     /// What its failures are counted as: one name for one login of one tenant, known or not.
     #[must_use]
-    pub fn counted_as(&self) -> String {
+    pub fn counted_as(&self) -> &str {
         match self {
-            Self::Known(claim) => counted_as(&claim.login.login, claim.tenant.id),
-            Self::Unknown(unknown) => unknown.salt_name.clone(),
+            Self::Known(claim) => &claim.counted_as,
+            Self::Unknown(unknown) => &unknown.salt_name,
         }
     }
 }
@@ -193,6 +203,7 @@ struct Whom {
     database: String,
     source: Source,
     by_default: Option<DefaultTenantPhase>,
+    name: Option<TenantName>,
 }
 
 /// All names that count must be one known tenant's; one name that is unknown, however often it is given, is an unknown tenant.
@@ -221,7 +232,11 @@ async fn by_names<D: Directory>(asked: &Asked, names: &[Given], directory: &D) -
         return Ok(Found::nobody(UnknownReason::Tenant, name.map_or("", TenantName::as_str), &login));
     };
     let database = rest_of(Source::Database).unwrap_or_else(|| asked.database.clone());
-    Ok(Found::Tenant(Whom { tenant, login: Some(login), database, source: names[0].source, by_default: None }))
+    let name = match names {
+        [Given { readings, .. }] if readings.len() == 1 => readings[0].name.clone(),
+        _ => None,
+    };
+    Ok(Found::Tenant(Whom { tenant, login: Some(login), database, source: names[0].source, by_default: None, name }))
 }
 
 /// Nothing names a tenant for certain: the user name may hint at one, else it is the default tenant's.
@@ -242,7 +257,8 @@ async fn by_hint_or_default<D: Directory>(
         if let Some((tenant, reading)) = resolve(Source::User, readings, directory).await? {
             let login = Some(reading.rest.clone()).filter(|login| !login.is_empty());
             let database = asked.database.clone();
-            return Ok(Found::Tenant(Whom { tenant, login, database, source: Source::User, by_default: None }));
+            let source = Source::User;
+            return Ok(Found::Tenant(Whom { tenant, login, database, source, by_default: None, name: None }));
         }
     }
     let served = config.default_tenant_phase != DefaultTenantPhase::Refuse;
@@ -253,6 +269,7 @@ async fn by_hint_or_default<D: Directory>(
             database: asked.database.clone(),
             source: Source::Default,
             by_default: Some(config.default_tenant_phase),
+            name: None,
         })),
         Some(None) if served => Ok(Found::nobody(UnknownReason::DefaultTenant, "", user)),
         // More than one try: a dotted name, which must not tell whether there is such a tenant.
@@ -308,7 +325,7 @@ async fn lookup<D: Directory>(name: Option<&TenantName>, directory: &D) -> Resul
 
 /// The login of a known tenant, with what proves it.
 fn claim(whom: Whom, asked: Asked) -> Identified {
-    let Whom { tenant, login, database, source, by_default } = whom;
+    let Whom { tenant, login, database, source, by_default, name } = whom;
     let row = match &login {
         Some(login) => tenant.login(login).ok_or(UnknownReason::Login),
         None => default_login(&tenant).ok_or(UnknownReason::DefaultLogin),
@@ -331,7 +348,20 @@ fn claim(whom: Whom, asked: Asked) -> Identified {
                 replication: asked.replication,
                 source,
             };
-            Identified::Known(Box::new(Claim { tenant, login, verifier, request, by_default }))
+            let counted_as = counted_as(&login.login, tenant.id);
+            let mut hasher = RapidHasher::default();
+            (&request.settings, &request.replication).hash(&mut hasher);
+            let likeness = hasher.finish();
+            Identified::Known(Arc::new(Claim {
+                tenant,
+                login,
+                verifier,
+                request,
+                by_default,
+                name,
+                counted_as,
+                likeness,
+            }))
         }
     }
 }

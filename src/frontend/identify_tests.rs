@@ -59,7 +59,7 @@ async fn run(
 async fn who(table: &Table, config: &IdentifyConfig, server_name: Option<&str>, parameters: &[(&str, &str)]) -> String {
     match run(table, config, server_name, parameters).await {
         Ok(Identified::Known(claim)) => {
-            let Claim { tenant, request, .. } = *claim;
+            let Claim { tenant, request, .. } = Arc::unwrap_or_clone(claim);
             format!("{}/{}/{}", tenant.slug, request.login, request.database)
         }
         Ok(Identified::Unknown(unknown)) => format!("unknown: {}", unknown.reason),
@@ -403,11 +403,12 @@ async fn what_goes_on_to_the_server_has_no_trace_of_the_tenants_name() {
         ("options", "-c pgtenant.tenant=acme -c statement_timeout=5s"),
     ];
     let Identified::Known(claim) = run(&table, &all_on(), None, &parameters).await.unwrap() else { panic!("known") };
-    let Request { login, database, settings, user, .. } = claim.request;
+    let Claim { request, login: row, .. } = Arc::unwrap_or_clone(claim);
+    let Request { login, database, settings, user, .. } = request;
     assert_eq!((login.as_str(), database.as_str(), user.as_str()), ("app", "finance", "app@acme"));
     let names: Vec<_> = settings.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["application_name", "statement_timeout"]);
-    assert_eq!(claim.login.role, "acme_app");
+    assert_eq!(row.role, "acme_app");
 }
 
 #[tokio::test]

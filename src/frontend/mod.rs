@@ -20,7 +20,7 @@ pub use identify::{Claim, Directory, Identified, Request, Unknown, UnknownReason
 pub use introduce::introduced;
 pub use names::Source;
 pub use open::{Encryption, Opened, Opening, open, turn_away};
-pub use settings::filter_settings;
+pub use settings::check_settings;
 
 #[cfg(test)]
 pub(crate) mod testing;

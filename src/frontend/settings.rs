@@ -42,16 +42,13 @@ const CARRIED: [&str; 25] = [
     "xmloption",
 ];
 
-/// The client's start-up settings that go on to a placement's backends: all of them, or the client is refused.
+/// Looks at the client's start-up settings, which all go on to a placement's backends, or the client is refused.
 /// Names are in lower case, as [`super::Request::settings`] has them.
 ///
 /// # Errors
 /// A FATAL report for the client: 42501 for a setting that nobody may set, 0A000 for one that shared pools cannot carry.
-pub fn filter_settings(settings: &[(String, String)], placement: &Placement) -> Result<Vec<(String, String)>, Report> {
-    for (name, _) in settings {
-        check(name, placement)?;
-    }
-    Ok(settings.to_vec())
+pub fn check_settings(settings: &[(String, String)], placement: &Placement) -> Result<(), Report> {
+    settings.iter().try_for_each(|(name, _)| check(name, placement))
 }
 
 fn check(name: &str, placement: &Placement) -> Result<(), Report> {
@@ -87,7 +84,7 @@ mod tests {
     }
 
     fn verdict(name: &str, placement: &Placement) -> Option<&'static str> {
-        filter_settings(&[(name.to_owned(), "x".to_owned())], placement).err().map(|report| report.sqlstate.0)
+        check_settings(&[(name.to_owned(), "x".to_owned())], placement).err().map(|report| report.sqlstate.0)
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! When each tenant was last used and how often it was logged in to: gathered here, told to the registry about once a minute. A query
 //! writes nothing; what is open is looked at when the time has come.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rapidhash::RapidHashMap;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Shared;
@@ -18,7 +18,7 @@ const CLOCK_LAG: Duration = Duration::from_secs(1);
 /// What was seen since the registry was last told.
 #[derive(Default)]
 pub(super) struct Activity {
-    seen: Mutex<HashMap<TenantId, Seen>>,
+    seen: Mutex<RapidHashMap<TenantId, Seen>>,
 }
 
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ impl Activity {
         known.logins += new.logins;
     }
 
-    fn take(&self) -> HashMap<TenantId, Seen> {
+    fn take(&self) -> RapidHashMap<TenantId, Seen> {
         std::mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -65,25 +65,25 @@ struct Failures {
 /// One login under way.
 pub(super) struct Attempt<'a> {
     attempts: &'a Attempts,
-    /// None for clients of this machine's own socket, who are not counted.
-    of: Option<(IpAddr, u64)>,
+    name: &'a str,
+    /// None for clients of this machine's own socket, who are not counted. With what the name was counted as, where the address had
+    /// failures.
+    of: Option<(IpAddr, Option<u64>)>,
     is_hopeless: bool,
 }
 
 impl Attempts {
     /// Begins a login as this name from there, after the wait that its failures have earned it, at most `delay_max`.
-    pub(super) async fn begin(&self, peer: &Peer, name: &str, delay_max: Duration) -> Attempt<'_> {
-        let mut attempt = Attempt { attempts: self, of: None, is_hopeless: false };
+    pub(super) async fn begin<'a>(&'a self, peer: &Peer, name: &'a str, delay_max: Duration) -> Attempt<'a> {
+        let mut attempt = Attempt { attempts: self, name, of: None, is_hopeless: false };
         let Peer::Tcp(address) = peer else { return attempt };
         if delay_max.is_zero() {
             return attempt;
         }
         let address = network(address.ip());
-        let (name, delay) = self.look(address, name, delay_max);
-        attempt.of = Some((address, name));
-        if delay.is_zero() {
-            return attempt;
-        }
+        let looked = self.look(address, name, delay_max);
+        attempt.of = Some((address, looked.map(|(name, _)| name)));
+        let Some((name, delay)) = looked.filter(|(_, delay)| !delay.is_zero()) else { return attempt };
         match Waiting::begin(self, address, name) {
             Some(waiting) => {
                 tokio::time::sleep(delay).await;
@@ -94,13 +94,17 @@ impl Attempts {
         attempt
     }
 
-    /// What a login is counted as, and how long it waits.
-    fn look(&self, address: IpAddr, name: &str, delay_max: Duration) -> (u64, Duration) {
-        let hash = self.hasher.hash_one(name);
+    /// What a login is counted as, and how long it waits; none from where nobody has failed.
+    fn look(&self, address: IpAddr, name: &str, delay_max: Duration) -> Option<(u64, Duration)> {
         let seen = self.lock();
-        let Some(known) = seen.get(&address) else { return (own_name(hash), Duration::ZERO) };
-        let name = known.name(hash);
-        (name, known.names.get(&name).map_or(Duration::ZERO, |failures| delay(failures, delay_max)))
+        let known = seen.get(&address)?;
+        let name = known.name(self.hasher.hash_one(name));
+        Some((name, known.names.get(&name).map_or(Duration::ZERO, |failures| delay(failures, delay_max))))
+    }
+
+    /// What a name is counted as that has a count of its own.
+    fn own_name(&self, name: &str) -> u64 {
+        own_name(self.hasher.hash_one(name))
     }
 
     fn failed(&self, address: IpAddr, name: u64) {
@@ -119,10 +123,10 @@ impl Attempts {
         (failures.count, failures.last) = (failures.count.saturating_add(1), now);
     }
 
-    fn succeeded(&self, address: IpAddr, name: u64) {
+    fn succeeded(&self, address: IpAddr, name: impl FnOnce() -> u64) {
         let mut seen = self.lock();
         let Some(known) = seen.get_mut(&address) else { return };
-        known.names.remove(&name);
+        known.names.remove(&name());
         if known.names.is_empty() {
             seen.remove(&address);
         }
@@ -139,11 +143,15 @@ impl Attempt<'_> {
         self.is_hopeless
     }
 
+    fn counted_as(&self, name: Option<u64>) -> u64 {
+        name.unwrap_or_else(|| self.attempts.own_name(self.name))
+    }
+
     /// How it ended.
     pub(super) fn end(self, is_right: bool) {
         match self.of {
-            Some((address, name)) if is_right => self.attempts.succeeded(address, name),
-            Some((address, name)) => self.attempts.failed(address, name),
+            Some((address, name)) if is_right => self.attempts.succeeded(address, || self.counted_as(name)),
+            Some((address, name)) => self.attempts.failed(address, self.counted_as(name)),
             None => {}
         }
     }
@@ -264,7 +272,7 @@ mod tests {
     /// A failure that nobody waits for.
     fn fail(attempts: &Attempts, name: &str) {
         let address = network("192.0.2.1".parse().unwrap());
-        let (name, _) = attempts.look(address, name, MAX);
+        let name = attempts.look(address, name, MAX).map_or_else(|| attempts.own_name(name), |(name, _)| name);
         attempts.failed(address, name);
     }
 
@@ -283,8 +291,8 @@ mod tests {
         assert!(attempts.begin(&from, "crowd", MAX).await.is_hopeless());
         let mut slowed = 0;
         for other in 0..200 {
-            let attempt =
-                tokio::time::timeout(Duration::ZERO, attempts.begin(&from, &format!("app@{other}"), MAX)).await;
+            let name = format!("app@{other}");
+            let attempt = tokio::time::timeout(Duration::ZERO, attempts.begin(&from, &name, MAX)).await;
             match attempt {
                 Ok(attempt) if !attempt.is_hopeless() => attempt.end(true),
                 _ => slowed += 1,

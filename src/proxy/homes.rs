@@ -1,8 +1,10 @@
 //! Which thread a new client begins on: the one where the last client from the same address had its placement, so that it need not
 //! move after its login. A guess, of which nothing but a move depends.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rapidhash::fast::RapidHasher;
 
 use crate::net::Peer;
 
@@ -33,7 +35,7 @@ impl Homes {
     }
 
     fn of(&self, peer: &Peer) -> &AtomicUsize {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = RapidHasher::default();
         match peer {
             Peer::Tcp(address) => address.ip().hash(&mut hasher),
             Peer::Unix | Peer::Gone => {}

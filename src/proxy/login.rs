@@ -1,19 +1,21 @@
 //! From accept to the thread of the placement: startup packet, tenant, proof. Runs on a relay thread, so that a client whose placement is
 //! there never changes runtimes; what takes long (TLS handshakes, registry queries, secrets) is waited for, not done there.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use rapidhash::fast::RapidHasher;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::adoption::Named;
 use super::clients::Slot;
 use super::operations::Console;
+use super::recall::{Known, Recall};
 use super::seats::Seated;
 use super::worker::Command;
 use super::{Live, Shared};
@@ -22,7 +24,7 @@ use crate::backend::Credential;
 use crate::console;
 use crate::frontend::{
     self, Challenge, Claim, DefaultTenantPhase, Identified, Opened, Opening, Proof, admit, allowed, authenticate,
-    default_tenant_notice, filter_settings, identify, introduced, open, turn_away,
+    check_settings, default_tenant_notice, identify, introduced, open, turn_away,
 };
 use crate::metrics::{Finder, count_error};
 use crate::net::{Detached, Peer, Stream};
@@ -119,11 +121,14 @@ impl Login {
             }
         };
         let Opened { mut stream, protocol, parameters } = opened;
-        if is_console(&self.live.console, &parameters) {
+        // Under TLS the server's name may name a tenant, too.
+        let is_all_said = stream.tls().is_none() || self.live.identify.sni_suffix.is_none();
+        let known = if is_all_said { self.recall().get(&parameters, &self.live) } else { None };
+        if known.is_none() && is_console(&self.live.console, &parameters) {
             self.console(stream, &parameters, slot).await;
             return None;
         }
-        let (claim, mut proof) = match self.proven(&mut stream, &parameters).await {
+        let (claim, mut proof) = match self.proven(&mut stream, &parameters, known.as_deref()).await {
             Ok(proven) => proven,
             Err(Failure { error, kind }) => {
                 failed(self.peer, &error, kind);
@@ -137,11 +142,19 @@ impl Login {
             connected_at: SystemTime::now(),
             encrypted: stream.tls().is_some(),
         };
-        match self.ticket(claim, &mut proof, protocol, visitor).await {
+        match self.ticket(claim, known.as_deref(), &mut proof, protocol, visitor).await {
             Ok((ticket, seat)) => {
-                metrics::counter!(crate::metrics::LOGINS).increment(1);
+                let home = match &known {
+                    Some(known) if known.is_of(&ticket) => known.home,
+                    _ => self.home(&ticket),
+                };
+                let is_new = known.as_ref().is_none_or(|known| !Arc::ptr_eq(&known.claim, &ticket.claim));
+                if is_new && is_all_said {
+                    self.recall().keep(parameters, &self.live, &ticket, home);
+                }
+                self.shared.logins.increment(1);
                 self.shared.activity.login(ticket.tenant.id);
-                self.at_home(stream, ticket, (slot, seat))
+                self.at_home(stream, ticket, home, (slot, seat))
             }
             Err(report) => {
                 tracing::info!(
@@ -155,6 +168,11 @@ impl Login {
                 None
             }
         }
+    }
+
+    /// What clients of this thread said of late.
+    fn recall(&self) -> &Recall {
+        &self.shared.workers[self.begin.thread_index].recall
     }
 
     /// A user of the console, who shares nothing with the logins of tenants but the exchange itself.
@@ -191,7 +209,15 @@ impl Login {
         &self,
         stream: &mut Stream,
         parameters: &[(String, String)],
-    ) -> Result<(Box<Claim>, Proof), Failure> {
+        known: Option<&Known>,
+    ) -> Result<(Arc<Claim>, Proof), Failure> {
+        if let Some(Known { claim, .. }) = known
+            && is_as_claimed(&self.shared, claim).await
+        {
+            let identified = Identified::Known(Arc::clone(claim));
+            let proof = self.prove(stream, identified.challenge(), identified.counted_as()).await?;
+            return Ok((Arc::clone(claim), proof));
+        }
         let server_name = stream.tls().and_then(|tls| tls.server_name.clone());
         let (config, registry) = (&self.live.identify, &self.shared.registry);
         let identified = match identify(parameters, server_name.as_deref(), config, registry).await {
@@ -206,7 +232,7 @@ impl Login {
                 return Err(Failure::from(error));
             }
         };
-        let proof = self.prove(stream, identified.challenge(), &identified.counted_as()).await;
+        let proof = self.prove(stream, identified.challenge(), identified.counted_as()).await;
         match identified {
             Identified::Known(claim) => Ok((claim, proof?)),
             Identified::Unknown(unknown) => {
@@ -258,7 +284,8 @@ impl Login {
     /// After the proof: what the client asked for, and what opens its server.
     async fn ticket(
         &self,
-        claim: Box<Claim>,
+        claim: Arc<Claim>,
+        known: Option<&Known>,
         proof: &mut Proof,
         protocol: Protocol,
         visitor: Visitor,
@@ -266,13 +293,19 @@ impl Login {
         let (shared, live, peer) = (&self.shared, &self.live, self.peer);
         let tenant = present(shared, &claim).await?;
         allowed(&tenant, visitor.peer)?;
-        let placement = admit(&tenant, &claim.request)?;
+        let placement = match known {
+            Some(known) if Arc::ptr_eq(&known.claim.tenant, &tenant) => Arc::clone(&known.placement),
+            _ => {
+                let placement = admit(&tenant, &claim.request)?;
+                check_settings(&claim.request.settings, &placement)?;
+                placement
+            }
+        };
         if shared.disabled.load().iter().any(|order| order.held.covers(tenant.id, &placement)) {
             let message = format!("(PT-UNAVAILABLE) tenant \"{}\" is disabled; try again", tenant.slug);
             return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
         }
         let seat = shared.seats.take(&tenant, live.limits.of(&tenant.limits))?;
-        let settings = filter_settings(&claim.request.settings, &placement)?;
         let mut notices = Vec::new();
         if live.identify.default_tenant.is_some() {
             let named = if claim.by_default.is_some() { Named::ByDefault } else { Named::Itself };
@@ -292,9 +325,7 @@ impl Login {
             id: shared.next_session.fetch_add(1, Ordering::Relaxed),
             tenant,
             placement,
-            login: claim.login,
-            settings,
-            replication: claim.request.replication,
+            claim,
             visitor,
             credential,
             server_user,
@@ -306,22 +337,25 @@ impl Login {
         Ok((ticket, seat))
     }
 
-    /// The client at the thread of its placement, if it is there; else moves it: all sessions of a pool are on one thread.
-    fn at_home(&self, client: Stream, ticket: Ticket, places: Places) -> Option<Box<Arrival>> {
-        let workers = &self.shared.workers;
-        let mut hasher = DefaultHasher::new();
+    /// The thread of a client's placement: all sessions of a pool are on one.
+    fn home(&self, ticket: &Ticket) -> usize {
+        let mut hasher = RapidHasher::default();
         let placement = &ticket.placement;
         (&placement.server.name, &placement.database, &ticket.server_user).hash(&mut hasher);
         if placement.pooling == Pooling::PerTenant {
             (ticket.tenant.id, &placement.module).hash(&mut hasher);
         }
-        let home = usize::try_from(hasher.finish() % workers.len() as u64).unwrap_or(0);
+        usize::try_from(hasher.finish() % self.shared.workers.len() as u64).unwrap_or(0)
+    }
+
+    /// The client at the thread of its placement, if it is there; else moves it.
+    fn at_home(&self, client: Stream, ticket: Ticket, home: usize, places: Places) -> Option<Box<Arrival>> {
         self.shared.homes.learn(&self.from, home);
         if home == self.begin.thread_index {
             return Some(Box::new(Arrival { client, ticket, slot: Box::new(places) }));
         }
         match client.detach() {
-            Ok(client) => workers[home].tell(arrive(Arc::clone(&self.shared), client, ticket, places)),
+            Ok(client) => self.shared.workers[home].tell(arrive(Arc::clone(&self.shared), client, ticket, places)),
             Err(error) => tracing::error!(%error, "client socket could not leave the thread of its login"),
         }
         None
@@ -330,9 +364,9 @@ impl Login {
 
 /// Begins the session. It is in the thread's list before anything is waited for.
 fn enter(shared: Arc<Shared>, arrival: Box<Arrival>, begin: &Rc<Begin>) -> Session {
-    let tenant = Arc::clone(&arrival.ticket.tenant);
+    let (tenant, claim) = (Arc::clone(&arrival.ticket.tenant), Arc::clone(&arrival.ticket.claim));
     let session = Box::pin(arrival.run(Rc::clone(begin)));
-    catch_up(shared, tenant, begin.thread_index);
+    catch_up(shared, tenant, claim.name.as_ref(), begin.thread_index);
     session
 }
 
@@ -398,10 +432,12 @@ impl From<frontend::Error> for Failure {
 
 /// A change that came between the last look at the tenant and the thread's taking the client over, the thread has not heard of
 /// for this client. Any later one it will.
-fn catch_up(shared: Arc<Shared>, tenant: Arc<Tenant>, worker: usize) {
-    if let Some(Some(now)) = shared.registry.cached(&TenantName::from(tenant.id))
-        && Arc::ptr_eq(&now, &tenant)
-    {
+fn catch_up(shared: Arc<Shared>, tenant: Arc<Tenant>, name: Option<&TenantName>, worker: usize) {
+    let cached = match name {
+        Some(name) => shared.registry.cached(name),
+        None => shared.registry.cached(&TenantName::from(tenant.id)),
+    };
+    if cached.flatten().is_some_and(|now| Arc::ptr_eq(&now, &tenant)) {
         return;
     }
     tokio::task::spawn_local(async move {
@@ -416,6 +452,9 @@ fn catch_up(shared: Arc<Shared>, tenant: Arc<Tenant>, worker: usize) {
 /// The claimed tenant as it is now. The proof may have taken as long as the client liked; what changed meanwhile was told
 /// to the sessions of then, of which this is none.
 async fn present(shared: &Shared, claim: &Claim) -> Result<Arc<Tenant>, Report> {
+    if is_as_claimed(shared, claim).await {
+        return Ok(Arc::clone(&claim.tenant));
+    }
     let tenant = match shared.registry.current(claim.tenant.id).await {
         Ok(tenant) => tenant,
         // It was known when the client came, which is as good as anything in the cache of a registry that is down.
@@ -425,6 +464,13 @@ async fn present(shared: &Shared, claim: &Claim) -> Result<Arc<Tenant>, Report> 
     tenant
         .filter(|tenant| tenant.login(&claim.login.login) == Some(&claim.login))
         .ok_or_else(|| Report::fatal(SqlState::CANNOT_CONNECT_NOW, again))
+}
+
+/// Whether the name of a claim still leads to its tenant, and that is as it was. The same address is the same content: tenants are
+/// replaced, not changed.
+async fn is_as_claimed(shared: &Shared, claim: &Claim) -> bool {
+    let Some(name) = &claim.name else { return false };
+    matches!(shared.registry.lookup(name).await, Ok(Some(now)) if Arc::ptr_eq(&now, &claim.tenant))
 }
 
 /// The service login of a shared pool, from the server's `app` secret.

@@ -12,6 +12,7 @@ mod listener;
 mod login;
 mod operations;
 mod peers;
+mod recall;
 mod seats;
 mod settings;
 mod snapshot;
@@ -106,6 +107,8 @@ struct Shared {
     live: ArcSwap<Live>,
     registry: Registry,
     mock: MockKey,
+    /// Clients that logged in, as the recorder of the metrics keeps them.
+    logins: metrics::Counter,
     keys: CancelKeys,
     peers: Peers,
     leasing: Arc<Leasing>,
@@ -197,6 +200,7 @@ impl Proxy {
             live: ArcSwap::from_pointee(live),
             registry,
             mock: MockKey::random(),
+            logins: metrics::counter!(crate::metrics::LOGINS),
             keys,
             peers: met,
             leasing: Arc::clone(&leasing),

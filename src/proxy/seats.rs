@@ -1,9 +1,9 @@
 //! How many clients each tenant has, and how fast they come.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rapidhash::RapidHashMap;
 use tokio::time::Instant;
 
 use crate::limits;
@@ -21,7 +21,7 @@ pub(super) struct Seats {
 
 #[derive(Debug, Default)]
 struct Books {
-    tenants: HashMap<TenantId, Seat>,
+    tenants: RapidHashMap<TenantId, Seat>,
     /// How many tenants there may be before those without clients are forgotten.
     tenants_max: usize,
 }

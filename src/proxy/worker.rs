@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::recall::Recall;
 use crate::backend::{PoolBudget, PoolKey, PoolState, Pools, Quotas, Terms, check_idle};
 use crate::frontend::allowed;
 use crate::net::{Engine, EngineChoice};
@@ -95,6 +96,8 @@ pub(super) struct Worker {
     commands: UnboundedSender<Command>,
     engine: Engine,
     thread: Option<JoinHandle<()>>,
+    /// Who logged in there of late.
+    pub(super) recall: Recall,
 }
 
 impl Worker {
@@ -117,7 +120,11 @@ impl Worker {
             match started {
                 Ok((runtime, engine)) => {
                     let _ = told.send(Ok(engine));
-                    runtime.block_on(run(index, settings, inbox));
+                    // A task of its own: what wakes the future that blocks on the runtime costs a system call.
+                    let ended = runtime.block_on(async { tokio::task::spawn_local(run(index, settings, inbox)).await });
+                    if let Err(error) = ended {
+                        tracing::error!(%error, index, "relay thread failed");
+                    }
                     drop(runtime);
                     Engine::stop();
                 }
@@ -125,7 +132,7 @@ impl Worker {
             }
         })?;
         let engine = made.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
-        Ok(Self { commands, engine, thread: Some(thread) })
+        Ok(Self { commands, engine, thread: Some(thread), recall: Recall::default() })
     }
 
     /// What moves its sockets' bytes.

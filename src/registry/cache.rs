@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use rapidhash::RapidHashMap;
+
 use super::standing::Standing;
 use crate::tenant::{Alias, Server, ServerName, Tenant, TenantId, TenantName, TenantStatus};
 
@@ -39,8 +41,8 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Cache {
     limits: Limits,
-    known: HashMap<TenantId, Known>,
-    names: HashMap<TenantName, TenantId>,
+    known: RapidHashMap<TenantId, Known>,
+    names: RapidHashMap<TenantName, TenantId>,
     /// Known tenants, the one unused for longest first.
     known_order: BTreeMap<u64, TenantId>,
     /// Unknown names, with the time until which they are so, and their place in `unknown_order`.
@@ -80,8 +82,8 @@ impl Cache {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            known: HashMap::new(),
-            names: HashMap::new(),
+            known: RapidHashMap::default(),
+            names: RapidHashMap::default(),
             known_order: BTreeMap::new(),
             unknown: HashMap::new(),
             unknown_order: BTreeMap::new(),

@@ -1,10 +1,12 @@
 //! The registry in a TOML file: the embedded default for one machine.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+
+use rapidhash::RapidHashMap;
 
 use super::cache::names_of;
 use super::contents::Contents;
@@ -68,7 +70,7 @@ pub(super) struct FileStore {
 
 #[derive(Default)]
 struct Index {
-    by_name: HashMap<TenantName, Arc<Tenant>>,
+    by_name: RapidHashMap<TenantName, Arc<Tenant>>,
     by_id: BTreeMap<TenantId, Arc<Tenant>>,
     /// The generation of what the last reload changed; it only ever rises.
     generation: i64,

@@ -226,7 +226,7 @@ impl Ticket {
     /// State that the settings themselves bring, for the whole session.
     fn standing_effects(&self, parameters: &Parameters) -> Effects {
         let mut effects = Effects::NONE;
-        if self.replication.is_some() {
+        if self.replication().is_some() {
             effects.insert(Effects::REPLICATION);
         }
         if parameters.is_unreadable {

@@ -32,7 +32,7 @@ impl Ticket {
     /// What is known of this client's roles, where that holds for so long; zero never asks. A connection for replication is never another client's:
     /// its opening is answer enough, and not every one takes a question.
     pub(super) fn fitness(&self, standings: &Standings, interval: Duration) -> Fitness {
-        if interval.is_zero() || self.replication.is_some() {
+        if interval.is_zero() || self.replication().is_some() {
             return Fitness::Known;
         }
         match standings.age(&self.roles()) {
@@ -45,7 +45,10 @@ impl Ticket {
     /// Those without which the client would not be let in: the one that opens its server connections, and the one that these switch to.
     fn roles(&self) -> Vec<&str> {
         let switched = self.placement.pooling == Pooling::Shared && self.placement.role.is_some();
-        [Some(self.server_user.as_str()), switched.then_some(self.login.role.as_str())].into_iter().flatten().collect()
+        [Some(self.server_user.as_str()), switched.then_some(self.claim.login.role.as_str())]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// A server connection of a pool whose roles were looked at not long ago: on this one, if need be.

@@ -1,11 +1,11 @@
 //! Cancel keys: the proxy's own, by which a cancel request finds its session and never anybody else's.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
 use rand::RngExt;
+use rapidhash::RapidHashMap;
 
 /// Bytes of a key for protocol 3.0, which knows no other length.
 const KEY_BYTES_3_0: usize = 4;
@@ -44,7 +44,7 @@ struct Entry {
 /// All keys that this process gave out.
 #[derive(Clone, Default)]
 pub struct CancelKeys {
-    entries: Arc<Mutex<HashMap<i32, Vec<Entry>>>>,
+    entries: Arc<Mutex<RapidHashMap<i32, Vec<Entry>>>>,
 }
 
 /// A key while its session lives.

@@ -2,10 +2,12 @@
 //! Made by the first of them.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
+
+use rapidhash::RapidHashMap;
+use rapidhash::fast::RapidHasher;
 
 use super::context::Assertion;
 use super::state::{Rules, SharedRules, is_read_by};
@@ -58,7 +60,7 @@ struct Ingredients {
 
 /// The profiles of a thread.
 #[derive(Default)]
-pub(crate) struct Profiles(RefCell<HashMap<u64, Known>>);
+pub(crate) struct Profiles(RefCell<RapidHashMap<u64, Known>>);
 
 struct Known {
     profile: Rc<Profile>,
@@ -96,9 +98,9 @@ impl Profiles {
 impl Ingredients {
     /// Where a client's profile is looked for.
     fn place(ticket: &Ticket, config: &Rc<pool::Config>) -> u64 {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = RapidHasher::default();
         (Arc::as_ptr(&ticket.tenant), Arc::as_ptr(&ticket.placement), Rc::as_ptr(config)).hash(&mut hasher);
-        (&ticket.server_user, &ticket.settings, &ticket.replication).hash(&mut hasher);
+        (&ticket.server_user, ticket.claim.likeness).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -111,19 +113,19 @@ impl Profile {
             && Arc::ptr_eq(placement, &ticket.placement)
             && Rc::ptr_eq(made_with, config)
             && self.key.user == ticket.server_user
-            && *settings == ticket.settings
-            && *replication == ticket.replication
+            && settings == ticket.settings()
+            && replication.as_deref() == ticket.replication()
     }
 
     fn make(ticket: &Ticket, config: Rc<pool::Config>, begin: &Begin) -> Self {
         let placement = &ticket.placement;
         let shared = placement.pooling == Pooling::Shared;
         let mode =
-            if ticket.replication.is_some() { PoolMode::Session } else { placement.pool_mode.unwrap_or(config.mode) };
+            if ticket.replication().is_some() { PoolMode::Session } else { placement.pool_mode.unwrap_or(config.mode) };
         let session_mode = mode == PoolMode::Session;
         let own = own_settings(ticket);
         let (startup, context) = if shared {
-            (neutral_settings(placement), own_context(ticket, merged(own, &ticket.settings)))
+            (neutral_settings(placement), own_context(ticket, merged(own, ticket.settings())))
         } else {
             per_tenant_settings(ticket, own, session_mode)
         };
@@ -165,8 +167,8 @@ impl Profile {
                 tenant: Arc::clone(&ticket.tenant),
                 placement: Arc::clone(placement),
                 config,
-                settings: ticket.settings.clone(),
-                replication: ticket.replication.clone(),
+                settings: ticket.settings().to_vec(),
+                replication: ticket.replication().map(str::to_owned),
             },
         }
     }
@@ -245,8 +247,8 @@ fn per_tenant_settings(
     own: Vec<(String, String)>,
     session_mode: bool,
 ) -> (Vec<(String, String)>, Context) {
-    let mut startup = merged(own, &ticket.settings);
-    startup.extend(ticket.replication.iter().map(|mode| ("replication".to_owned(), mode.clone())));
+    let mut startup = merged(own, ticket.settings());
+    startup.extend(ticket.replication().map(|mode| ("replication".to_owned(), mode.to_owned())));
     let mut carried = Vec::new();
     if !session_mode {
         let name = startup.iter().position(|(name, _)| name == "application_name");

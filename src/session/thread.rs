@@ -1,11 +1,11 @@
 //! What all sessions of one relay thread share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use rapidhash::RapidHashMap;
 use tokio::runtime::Handle;
 
 use super::buffer::Buffers;
@@ -42,11 +42,11 @@ pub struct Thread {
     front: Handle,
     /// Where messages are put together; taken while that lasts.
     pub(crate) scratch: Cell<BytesMut>,
-    sessions: RefCell<HashMap<u64, Rc<Control>>>,
+    sessions: RefCell<RapidHashMap<u64, Rc<Control>>>,
     timeouts: RefCell<super::Config>,
     paused: RefCell<Vec<Held>>,
     times: SessionTimes<Times>,
-    parameters: RefCell<HashMap<Known, (Instant, Rc<Parameters>)>>,
+    parameters: RefCell<RapidHashMap<Known, (Instant, Rc<Parameters>)>>,
     profiles: Profiles,
     draining: Cell<bool>,
 }
@@ -69,7 +69,7 @@ impl Thread {
             now: Cell::new(Instant::now()),
             front,
             scratch: Cell::default(),
-            sessions: RefCell::new(HashMap::new()),
+            sessions: RefCell::default(),
             timeouts: RefCell::new(timeouts),
             paused: RefCell::default(),
             times: SessionTimes::default(),

@@ -12,9 +12,10 @@ use super::client::Visitor;
 use super::keys::CancelKeys;
 use super::thread::Thread;
 use crate::backend::{Credential, Pools};
+use crate::frontend::Claim;
 use crate::pool;
 use crate::protocol::Report;
-use crate::tenant::{Login, Placement, Tenant};
+use crate::tenant::{Placement, Tenant};
 
 /// What the login learnt of a client.
 pub struct Ticket {
@@ -24,12 +25,8 @@ pub struct Ticket {
     pub tenant: Arc<Tenant>,
     /// Where it goes.
     pub placement: Arc<Placement>,
-    /// As whom.
-    pub login: Login,
-    /// The settings it asked for, filtered.
-    pub settings: Vec<(String, String)>,
-    /// `replication`, where allowed.
-    pub replication: Option<String>,
+    /// As whom, and what it asked for.
+    pub claim: Arc<Claim>,
     /// Who the client is.
     pub visitor: Visitor,
     /// What opens server connections for it.
@@ -44,6 +41,18 @@ pub struct Ticket {
     pub notices: Vec<Report>,
     /// When the login must be over.
     pub deadline: Instant,
+}
+
+impl Ticket {
+    /// The settings that the client asked for.
+    pub(super) fn settings(&self) -> &[(String, String)] {
+        &self.claim.request.settings
+    }
+
+    /// `replication`, where it asked for that.
+    pub(super) fn replication(&self) -> Option<&str> {
+        self.claim.request.replication.as_deref()
+    }
 }
 
 /// What a thread needs to begin sessions.

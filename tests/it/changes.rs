@@ -49,6 +49,32 @@ async fn a_client_that_takes_its_time_to_log_in_finds_its_tenant_suspended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn words_that_led_to_a_tenant_are_read_anew_after_a_reload() {
+    let world = world().await;
+    let tenant = world.tenant_of("words", &["operations"]).await;
+    let proxy = proxy(world, |_| {}).await;
+    let log_in = async || {
+        let mut client = Wire::open(proxy.address).await;
+        let words = [("user", "app"), ("tenant", &tenant.slug), ("database", "operations")];
+        client.send(&wire::startup(&words)).await;
+        client.authenticate(&tenant.password).await.map(drop).map_err(|refused| refused.field(b'C'))
+    };
+    for _ in 0..3 {
+        log_in().await.expect("a tenant named by a parameter");
+    }
+    let read_as = |parameter: &str| {
+        let mut config = support::settings();
+        config.identify.parameters = vec![parameter.to_owned()];
+        proxy.proxy.reload(&config).expect("settings that can be applied");
+    };
+    read_as("customer");
+    assert_eq!(log_in().await.expect_err("no tenant is named"), "28000");
+    read_as("tenant");
+    log_in().await.expect("a tenant named by a parameter");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_tenant_that_nobody_here_uses_costs_the_registry_nothing() {
     let registry = support::database("registry").await;
     let world = World::over(registry.url.clone()).await;

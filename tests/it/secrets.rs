@@ -1,7 +1,6 @@
 //! Nothing secret is in any log, at whatever level: passwords, verifiers, keys, tokens.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64ct::{Base64, Encoding as _};
 use pgtenant::auth::{Secret, Verifier};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -23,7 +22,7 @@ impl Secrets {
     }
 
     fn bytes(&mut self, what: &str, secret: &[u8]) {
-        self.text(what, &BASE64.encode(secret));
+        self.text(what, &Base64::encode_string(secret));
         self.text(what, &secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         self.text(what, &secret.iter().map(u8::to_string).collect::<Vec<_>>().join(", "));
     }
@@ -31,7 +30,7 @@ impl Secrets {
     fn verifier(&mut self, what: &str, verifier: &str) {
         let (_, keys) = verifier.rsplit_once('$').expect("keys");
         for key in keys.split(':') {
-            self.bytes(what, &BASE64.decode(key).expect("base64"));
+            self.bytes(what, &Base64::decode_vec(key).expect("base64"));
         }
     }
 

@@ -2,8 +2,7 @@
 
 use std::mem;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64ct::{Base64, Encoding as _};
 
 use super::error::ScramError;
 use super::message::{Attributes, NONCE_BYTES_MAX, SERVER_MESSAGE_BYTES_MAX, check_nonce, nonce};
@@ -95,11 +94,11 @@ impl Client {
         if let (true, Some(end_point)) = (self.plus, &self.binding) {
             binding_input.extend_from_slice(end_point);
         }
-        let without_proof = format!("c={},r={both_nonces}", STANDARD.encode(binding_input));
+        let without_proof = format!("c={},r={both_nonces}", Base64::encode_string(&binding_input));
         let first_bare = self.first_bare();
         let message: [&[u8]; 5] = [first_bare.as_bytes(), b",", server_first, b",", without_proof.as_bytes()];
         let client_signature = hmac(&sha256(&keys.client_key), &message);
-        let proof = STANDARD.encode(xor(&keys.client_key, &client_signature));
+        let proof = Base64::encode_string(&xor(&keys.client_key, &client_signature));
         self.state = State::Final { server_signature: hmac(&keys.server_key, &message) };
         Ok(format!("{without_proof},p={proof}").into_bytes())
     }

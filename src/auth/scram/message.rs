@@ -1,5 +1,7 @@
 //! Taking SCRAM messages apart: `a=value` attributes, comma by comma, with bounds.
 
+use base64ct::{Base64, Encoding as _};
+
 use super::error::ScramError;
 
 /// Longest message of a client: PostgreSQL's own bound for SASL messages.
@@ -72,9 +74,8 @@ impl<'a> Attributes<'a> {
 
 /// A nonce of our own.
 pub(super) fn nonce() -> String {
-    use base64::Engine as _;
     let random: [u8; NONCE_RANDOM_BYTES] = rand::random();
-    base64::engine::general_purpose::STANDARD.encode(random)
+    Base64::encode_string(&random)
 }
 
 /// Checks a nonce's letters (printable ASCII; commas cannot be in it) and length.

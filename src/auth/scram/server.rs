@@ -1,7 +1,6 @@
 //! The server's side of SCRAM: lets a client prove that it knows a password, and learns its keys in passing.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64ct::{Base64, Encoding as _};
 use zeroize::Zeroizing;
 
 use super::error::ScramError;
@@ -83,7 +82,7 @@ impl<'a> Server<'a> {
         let mut binding_input = format!("{flag},,").into_bytes();
         binding_input.extend_from_slice(end_point);
         let nonce = format!("{client_nonce}{own_nonce}");
-        let salt = STANDARD.encode(&self.verifier.salt);
+        let salt = Base64::encode_string(&self.verifier.salt);
         let server_first = format!("r={nonce},s={salt},i={}", self.verifier.iterations).into_bytes();
         let next = ServerContinue {
             binding_input,
@@ -118,7 +117,7 @@ impl ServerContinue<'_> {
     pub fn finish(self, client_final: &[u8]) -> Result<(Vec<u8>, Keys), ScramError> {
         let mut attributes = Attributes::of(client_final, CLIENT_MESSAGE_BYTES_MAX)?;
         let binding = attributes.value('c', "channel binding")?;
-        if !equal(binding.as_bytes(), STANDARD.encode(&self.binding_input).as_bytes()) {
+        if !equal(binding.as_bytes(), Base64::encode_string(&self.binding_input).as_bytes()) {
             return Err(ScramError::ChannelBinding);
         }
         if attributes.value('r', "nonce")? != self.nonce {
@@ -144,7 +143,7 @@ impl ServerContinue<'_> {
         if !(proven & self.known) {
             return Err(ScramError::Mismatch);
         }
-        let signature = STANDARD.encode(hmac(&self.verifier.server_key, &message));
+        let signature = Base64::encode_string(&hmac(&self.verifier.server_key, &message));
         Ok((
             format!("v={signature}").into_bytes(),
             Keys { client_key: *client_key, server_key: self.verifier.server_key },

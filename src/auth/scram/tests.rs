@@ -1,7 +1,6 @@
 //! The exchange against RFC 7677's vector, against another implementation's client, against itself, and against garbage.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64ct::{Base64, Encoding as _};
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use proptest::prelude::*;
 
@@ -44,7 +43,7 @@ fn start(binding: bool, mechanism: &str, client_first: &str) -> Result<Vec<u8>, 
 
 #[test]
 fn the_server_speaks_rfc_7677s_example() {
-    let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+    let salt = Base64::decode_vec("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
     let keys = Keys::derive("pencil", &salt, 4096);
     let verifier = Verifier {
         iterations: 4096,
@@ -261,7 +260,7 @@ fn a_server_that_does_not_know_the_verifier_is_found_out() {
         client.finish(message(&String::from_utf8(last).unwrap()).as_bytes())
     };
     assert_eq!(finish(&|last| last.to_owned()), Ok(()));
-    let forged = format!("v={}", STANDARD.encode([0; 32]));
+    let forged = format!("v={}", Base64::encode_string(&[0; 32]));
     assert_eq!(finish(&|_| forged.clone()), Err(ScramError::WrongServer));
     assert_eq!(finish(&|_| "v=AAAA".to_owned()), Err(ScramError::Malformed("signature")));
     assert_eq!(finish(&|_| "e=other-error".to_owned()), Err(ScramError::Refused));
