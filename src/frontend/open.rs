@@ -220,7 +220,10 @@ async fn answer(mut stream: Stream, tls: Option<&Encryption>) -> Result<Stream, 
     stream.write_all(if tls.is_some() { b"S" } else { b"N" }).await.map_err(Error::Io)?;
     match tls {
         Some(tls) => tls.accept(stream, &[]).await.map_err(Error::Tls),
-        None => Ok(stream),
+        None => {
+            stream.expect_wait();
+            Ok(stream)
+        }
     }
 }
 

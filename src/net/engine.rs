@@ -11,11 +11,11 @@ use super::ring::Ring;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineChoice {
-    /// `io_uring` where the kernel has and allows it, else epoll.
+    /// tokio's epoll, and where the kernel has and allows it a ring a thread, for its sockets while many of its sessions work at a time.
     Auto,
     /// tokio's own.
     Epoll,
-    /// One ring a thread (Linux 6.0 and newer); a thread that gets none does not start.
+    /// One ring a thread (Linux 6.0 and newer) for all of its sockets; a thread that gets none does not start.
     IoUring,
 }
 
@@ -36,7 +36,7 @@ impl EngineChoice {
 pub enum Engine {
     /// tokio's epoll.
     Epoll,
-    /// A ring of the thread's.
+    /// A ring of the thread's, all the time or at times.
     IoUring,
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::pace;
@@ -62,6 +63,8 @@ impl PeerState {
 pub(super) enum Socket {
     /// Not registered anywhere before it has to wait.
     Fresh(Fresh),
+    /// Registered for what it receives alone: what it sends is nearly always taken at once, and the runtime would be woken to be told so.
+    Watched(AsyncFd<BareSocket>),
     Tcp(TcpStream),
     Unix(UnixStream),
     /// Either of them, in the thread's ring.
@@ -86,7 +89,7 @@ impl Fresh {
     fn at_once<T>(&mut self, call: impl FnOnce(&BareSocket) -> io::Result<T>) -> Option<io::Result<T>> {
         self.left = self.left.checked_sub(1)?;
         match call(self.socket.as_ref()?) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            Err(error) if is_to_wait(&error) => None,
             done => Some(done),
         }
     }
@@ -109,9 +112,28 @@ impl Socket {
     fn register(&mut self) -> io::Result<()> {
         if let Self::Fresh(fresh) = self {
             let socket = fresh.socket.take().ok_or(io::ErrorKind::NotConnected)?;
-            *self = socket.register()?;
+            *self = Self::Watched(socket.watch()?);
         }
         Ok(())
+    }
+
+    /// Registers it for both directions: it has to wait until the peer takes more.
+    #[cold]
+    fn register_whole(&mut self) -> io::Result<()> {
+        let nothing = Self::Fresh(Fresh { socket: None, left: 0 });
+        *self = match std::mem::replace(self, nothing) {
+            Self::Fresh(Fresh { socket: Some(socket), .. }) => socket.register()?,
+            Self::Watched(watched) => watched.into_inner().register()?,
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// What comes next is the peer's answer: the next read need not look whether it is there.
+    pub(super) const fn expect_wait(&mut self) {
+        if let Self::Fresh(fresh) = self {
+            fresh.left = 0;
+        }
     }
 
     #[inline]
@@ -123,7 +145,9 @@ impl Socket {
                     return Poll::Ready(read);
                 }
                 self.register()?;
+                return self.poll_read(cx, buf);
             }
+            Self::Watched(watched) => return read_watched(watched, cx, buf),
             Self::Tcp(_) | Self::Unix(_) => {}
         }
         let mut buf = ReadBuf::new(buf);
@@ -136,7 +160,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Ring(_) | Self::Fresh(_) => {
+            Self::Ring(_) | Self::Fresh(_) | Self::Watched(_) => {
                 let read = ready!(self.poll_read(cx, buf.initialize_unfilled()))?;
                 buf.advance(read);
                 Poll::Ready(Ok(()))
@@ -154,9 +178,16 @@ impl Socket {
                 if let Some(written) = fresh.at_once(|socket| socket.write(buf)) {
                     return Poll::Ready(written);
                 }
-                self.register()?;
+                self.register_whole()?;
                 self.poll_write(cx, buf)
             }
+            Self::Watched(watched) => match watched.get_ref().write(buf) {
+                Err(error) if is_to_wait(&error) => {
+                    self.register_whole()?;
+                    self.poll_write(cx, buf)
+                }
+                done => Poll::Ready(done),
+            },
         }
     }
 
@@ -177,12 +208,20 @@ impl Socket {
                 self.register()?;
                 self.poll_write_vectored(cx, bufs)
             }
+            Self::Watched(watched) => match watched.get_ref().write_vectored(bufs) {
+                Err(error) if is_to_wait(&error) => {
+                    self.register_whole()?;
+                    self.poll_write_vectored(cx, bufs)
+                }
+                done => Poll::Ready(done),
+            },
         }
     }
 
     #[inline]
     pub(super) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
+            Self::Watched(watched) => watched.poll_read_ready(cx).map_ok(drop),
             Self::Tcp(socket) => socket.poll_read_ready(cx),
             Self::Unix(socket) => socket.poll_read_ready(cx),
             Self::Ring(socket) => socket.poll_read_ready(cx),
@@ -196,7 +235,7 @@ impl Socket {
     /// Waits until everything written is with the kernel, where a ring takes it before.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Fresh(_) | Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Fresh(_) | Self::Watched(_) | Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
             Self::Ring(socket) => socket.poll_sent(cx),
         }
     }
@@ -210,6 +249,7 @@ impl Socket {
             Self::Fresh(fresh) => {
                 Poll::Ready(fresh.socket().and_then(|socket| SockRef::from(socket).shutdown(Shutdown::Write)))
             }
+            Self::Watched(watched) => Poll::Ready(SockRef::from(watched.get_ref()).shutdown(Shutdown::Write)),
         });
         Poll::Ready(match result {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -256,18 +296,49 @@ impl Socket {
             Self::Unix(socket) => ask(socket.as_fd()),
             Self::Ring(socket) => socket.ask(ask),
             Self::Fresh(fresh) => ask(fresh.socket()?.as_fd()),
+            Self::Watched(watched) => ask(watched.get_ref().as_fd()),
         }
     }
 
     pub(super) fn detach(self) -> io::Result<BareSocket> {
         Ok(match self {
             Self::Fresh(fresh) => fresh.socket.ok_or(io::ErrorKind::NotConnected)?,
+            Self::Watched(watched) => watched.into_inner(),
             Self::Tcp(socket) => BareSocket::Tcp(socket.into_std()?),
             Self::Unix(socket) => BareSocket::Unix(socket.into_std()?),
             Self::Ring(_) => {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, "a socket does not leave its ring"));
             }
         })
+    }
+}
+
+/// What has arrived; a buffer that is not filled shows that there is no more.
+#[inline]
+fn read_watched(watched: &AsyncFd<BareSocket>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    loop {
+        let mut guard = ready!(watched.poll_read_ready(cx))?;
+        match watched.get_ref().read(buf) {
+            Ok(count) => {
+                if 0 < count && count < buf.len() {
+                    guard.clear_ready();
+                }
+                return Poll::Ready(Ok(count));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+fn is_to_wait(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+impl AsRawFd for BareSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
@@ -298,6 +369,21 @@ impl BareSocket {
             Self::Tcp(socket) => (&mut &*socket).write(buf),
             Self::Unix(socket) => (&mut &*socket).write(buf),
         }
+    }
+
+    fn write_vectored(&self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => (&mut &*socket).write_vectored(bufs),
+            Self::Unix(socket) => (&mut &*socket).write_vectored(bufs),
+        }
+    }
+
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe because of values that change or close their descriptor; a socket does neither"
+    )]
+    fn watch(self) -> io::Result<AsyncFd<Self>> {
+        AsyncFd::with_interest(self, Interest::READABLE)
     }
 
     /// For the runtime of whoever first has to wait for it.

@@ -165,6 +165,13 @@ impl Stream {
         }
     }
 
+    /// What comes next is the peer's answer to what was just written, which is not there yet: the next read waits first.
+    pub const fn expect_wait(&mut self) {
+        match &mut self.layer {
+            Layer::Plain(socket) | Layer::Tls(socket, _) => socket.expect_wait(),
+        }
+    }
+
     /// What the kernel knows of the other end, whatever is still to be read: one system call.
     ///
     /// # Errors

@@ -120,11 +120,8 @@ impl Worker {
             match started {
                 Ok((runtime, engine)) => {
                     let _ = told.send(Ok(engine));
-                    // A task of its own: what wakes the future that blocks on the runtime costs a system call.
-                    let ended = runtime.block_on(async { tokio::task::spawn_local(run(index, settings, inbox)).await });
-                    if let Err(error) = ended {
-                        tracing::error!(%error, index, "relay thread failed");
-                    }
+                    // Not a task among the others: what the thread is told comes before what its sessions do.
+                    runtime.block_on(run(index, settings, inbox));
                     drop(runtime);
                     Engine::stop();
                 }
@@ -171,11 +168,9 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
         keys: settings.keys,
         make_room: make_room(index, settings.peers),
     });
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut until_sweep = SWEEP_TICKS;
-    let mut health = JoinSet::new();
-    let mut checked_at = Instant::now();
+    // A task: each time that the future is woken which the runtime waits for, this one, costs a system call.
+    let mut upkeep = JoinSet::new();
+    upkeep.spawn_local(keep_up(Rc::clone(&begin)));
     loop {
         tokio::select! {
             command = inbox.recv() => match command {
@@ -187,25 +182,41 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
                 }
                 Some(command) => obey(command, &begin),
             },
-            _ = ticks.tick() => {
-                thread.tick(Instant::now());
-                Engine::turn();
-                until_sweep -= 1;
-                if until_sweep == 0 {
-                    until_sweep = SWEEP_TICKS;
-                    thread.sweep();
-                    pools.sweep(tokio::time::Instant::now());
-                    let health_interval = begin.pool.borrow().health_check_interval;
-                    let due = !health_interval.is_zero() && checked_at.elapsed() >= health_interval;
-                    if due && ended(&mut health) {
-                        checked_at = Instant::now();
-                        health.spawn_local(check_idle(Rc::clone(&pools), health_interval));
-                    }
-                }
+            ended = upkeep.join_next() => {
+                tracing::error!(?ended, index, "relay thread has lost its clock, and ends");
+                break;
             }
         }
     }
     pools.drain();
+}
+
+/// Moves a thread's clock, and sees to what is due by it.
+async fn keep_up(begin: Rc<Begin>) {
+    let (thread, pools) = (&begin.thread, &begin.pools);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut until_sweep = SWEEP_TICKS;
+    let mut health = JoinSet::new();
+    let mut checked_at = Instant::now();
+    loop {
+        ticks.tick().await;
+        thread.tick(Instant::now());
+        Engine::turn();
+        until_sweep -= 1;
+        if until_sweep > 0 {
+            continue;
+        }
+        until_sweep = SWEEP_TICKS;
+        thread.sweep();
+        pools.sweep(tokio::time::Instant::now());
+        let health_interval = begin.pool.borrow().health_check_interval;
+        let due = !health_interval.is_zero() && checked_at.elapsed() >= health_interval;
+        if due && ended(&mut health) {
+            checked_at = Instant::now();
+            health.spawn_local(check_idle(Rc::clone(pools), health_interval));
+        }
+    }
 }
 
 /// Tells a thread to look at its pools' accounts, once until it does.
