@@ -117,17 +117,22 @@ impl Socket {
         Ok(())
     }
 
-    /// Registers it for both directions: it has to wait until the peer takes more.
+    /// Registers it for both directions: it has to wait until the peer takes more. Whoever waits to read is woken, to wait anew.
     #[cold]
-    fn register_whole(&mut self) -> io::Result<()> {
-        let nothing = Self::Fresh(Fresh { socket: None, left: 0 });
-        *self = match std::mem::replace(self, nothing) {
-            Self::Fresh(Fresh { socket: Some(socket), .. }) => socket.register()?,
-            Self::Watched(watched) => watched.into_inner().register()?,
+    fn register_whole(&mut self, cx: &Context<'_>) -> io::Result<()> {
+        *self = match std::mem::replace(self, Self::NOTHING) {
+            Self::Fresh(Fresh { socket, .. }) => socket.ok_or(io::ErrorKind::NotConnected)?.register()?,
+            Self::Watched(watched) => {
+                cx.waker().wake_by_ref();
+                watched.into_inner().register()?
+            }
             other => other,
         };
         Ok(())
     }
+
+    /// What is left of one that could not be registered: whatever is asked of it fails.
+    const NOTHING: Self = Self::Fresh(Fresh { socket: None, left: 0 });
 
     /// What comes next is the peer's answer: the next read need not look whether it is there.
     pub(super) const fn expect_wait(&mut self) {
@@ -178,12 +183,12 @@ impl Socket {
                 if let Some(written) = fresh.at_once(|socket| socket.write(buf)) {
                     return Poll::Ready(written);
                 }
-                self.register_whole()?;
+                self.register_whole(cx)?;
                 self.poll_write(cx, buf)
             }
             Self::Watched(watched) => match watched.get_ref().write(buf) {
                 Err(error) if is_to_wait(&error) => {
-                    self.register_whole()?;
+                    self.register_whole(cx)?;
                     self.poll_write(cx, buf)
                 }
                 done => Poll::Ready(done),
@@ -210,7 +215,7 @@ impl Socket {
             }
             Self::Watched(watched) => match watched.get_ref().write_vectored(bufs) {
                 Err(error) if is_to_wait(&error) => {
-                    self.register_whole()?;
+                    self.register_whole(cx)?;
                     self.poll_write_vectored(cx, bufs)
                 }
                 done => Poll::Ready(done),
@@ -225,7 +230,11 @@ impl Socket {
             Self::Tcp(socket) => socket.poll_read_ready(cx),
             Self::Unix(socket) => socket.poll_read_ready(cx),
             Self::Ring(socket) => socket.poll_read_ready(cx),
-            Self::Fresh(_) => {
+            Self::Fresh(fresh) => {
+                // The runtime will not know before its next turn.
+                if fresh.socket()?.is_readable() {
+                    return Poll::Ready(Ok(()));
+                }
                 self.register()?;
                 self.poll_read_ready(cx)
             }
@@ -257,28 +266,27 @@ impl Socket {
         })
     }
 
-    /// Goes into the thread's ring or back to tokio, where the thread's sockets belong now.
+    /// Goes into the thread's ring or back to tokio, where the thread's sockets belong now; whether it went.
     #[inline]
-    pub(super) fn settle(&mut self) -> io::Result<()> {
-        if matches!(self, Self::Ring(_)) == pace::is_dense() { Ok(()) } else { self.change_over() }
+    pub(super) fn settle(&mut self) -> io::Result<bool> {
+        if matches!(self, Self::Ring(_)) == pace::is_dense() { Ok(false) } else { self.change_over() }
     }
 
     #[cold]
-    fn change_over(&mut self) -> io::Result<()> {
+    fn change_over(&mut self) -> io::Result<bool> {
         if !matches!(self, Self::Ring(_)) {
             // tokio lets go of a socket only by value; what it holds is closed with this.
             *self = Self::Ring(RingSocket::new(self.duplicate()?)?);
-            return Ok(());
+            return Ok(true);
         }
-        let nothing = Self::Fresh(Fresh { socket: None, left: 0 });
-        *self = match std::mem::replace(self, nothing) {
+        *self = match std::mem::replace(self, Self::NOTHING) {
             Self::Ring(socket) => match socket.release() {
                 Ok(fd) => BareSocket::of(fd)?.attach(),
                 Err(socket) => Self::Ring(socket),
             },
             other => other,
         };
-        Ok(())
+        Ok(!matches!(self, Self::Ring(_)))
     }
 
     pub(super) fn peer_state(&self) -> io::Result<PeerState> {
@@ -371,6 +379,12 @@ impl BareSocket {
         }
     }
 
+    /// Whether reading would give something at once, an end or an error included.
+    fn is_readable(&self) -> bool {
+        let mut look = [std::mem::MaybeUninit::uninit()];
+        !matches!(SockRef::from(self).peek(&mut look), Err(error) if is_to_wait(&error))
+    }
+
     fn write_vectored(&self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => (&mut &*socket).write_vectored(bufs),
@@ -454,4 +468,23 @@ pub(super) fn longest_rest(socket: impl AsFd) -> Option<Duration> {
         libc::getsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, TCP_RTO_MAX_MS, value, &raw mut length)
     };
     (got == 0).then(|| Duration::from_millis(millis.unsigned_abs().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn whatever_is_asked_of_a_socket_that_could_not_be_registered_fails() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut socket = Socket::NOTHING;
+        let is_failure = |done: Poll<io::Result<usize>>| matches!(done, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NotConnected);
+        assert!(is_failure(socket.poll_write(&mut cx, b"x")));
+        assert!(is_failure(socket.poll_write_vectored(&mut cx, &[io::IoSlice::new(b"x")])));
+        assert!(is_failure(socket.poll_read(&mut cx, &mut [0])));
+        assert!(is_failure(socket.poll_read_ready(&mut cx).map_ok(|()| 0)));
+        assert!(socket.duplicate().is_err());
+    }
 }

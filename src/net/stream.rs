@@ -247,13 +247,13 @@ impl Stream {
         Ok(Detached { socket, tls, peer: self.peer, unread: self.unread })
     }
 
-    /// Gives the stream to what moves the bytes of this thread's streams now: tokio or its ring. Where bytes are on their way it stays as
-    /// it is, until it is called again. Whoever waited for it has to poll it anew.
+    /// Gives the stream to what moves the bytes of this thread's streams now, tokio or its ring; whether it went. Where bytes are on their
+    /// way it stays as it is, until it is called again. Whoever waited for a stream that went has to poll it anew.
     ///
     /// # Errors
-    /// No file descriptor is left; the stream is as it was.
+    /// No file descriptor is left, and the stream is as it was; or the kernel knows nothing of its socket, and it is of no use any more.
     #[inline]
-    pub fn settle(&mut self) -> io::Result<()> {
+    pub fn settle(&mut self) -> io::Result<bool> {
         match &mut self.layer {
             Layer::Plain(socket) | Layer::Tls(socket, _) => socket.settle(),
         }

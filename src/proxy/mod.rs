@@ -311,6 +311,7 @@ impl Proxy {
             Command::Configure(Box::new(Configuration { pool, limits, timeouts }))
         });
         self.shared.live.store(Arc::new(new));
+        self.shared.workers.iter().for_each(|worker| worker.recall.clear());
     }
 
     /// Both at once.

@@ -13,8 +13,10 @@ use crate::tenant::Placement;
 
 /// Clients that are remembered; each has one place where it may be.
 const PLACES: usize = 64;
-/// Longer words are read each time.
+/// Longer words are read each time,
 const WORDS_BYTES_MAX: usize = 1024;
+/// and more of them.
+const WORDS_MAX: usize = 32;
 
 /// What is remembered.
 pub(super) struct Recall(Mutex<Vec<Option<Remembered>>>);
@@ -59,7 +61,11 @@ impl Recall {
     pub(super) fn keep(&self, parameters: Vec<(String, String)>, live: &Arc<Live>, ticket: &Ticket, home: usize) {
         let Ticket { claim, placement, tenant, server_user, .. } = ticket;
         let bytes: usize = parameters.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if claim.name.is_none() || !Arc::ptr_eq(&claim.tenant, tenant) || bytes > WORDS_BYTES_MAX {
+        if claim.name.is_none()
+            || !Arc::ptr_eq(&claim.tenant, tenant)
+            || bytes > WORDS_BYTES_MAX
+            || parameters.len() > WORDS_MAX
+        {
             return;
         }
         let known = Arc::new(Known {
@@ -70,6 +76,11 @@ impl Recall {
         });
         let place = place(&parameters);
         self.lock()[place] = Some(Remembered { parameters, live: Arc::clone(live), known });
+    }
+
+    /// Forgets everybody: what they said is of no use after a change of the configuration.
+    pub(super) fn clear(&self) {
+        self.lock().iter_mut().for_each(|place| *place = None);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Remembered>>> {

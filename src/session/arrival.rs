@@ -99,6 +99,7 @@ impl Arrival {
                     thread: Rc::clone(&begin.thread),
                     process_id: key.process_id,
                     young: YOUNG_TRANSACTIONS,
+                    settled_anew: false,
                     told,
                     _kept: (slot, key),
                 });

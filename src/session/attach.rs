@@ -16,6 +16,7 @@ use super::settings::Settled;
 use super::state::are_unreadable;
 use crate::backend::{Asserted, ServerConn, Servers, cancel};
 use crate::metrics::{Finder, count_error};
+use crate::net::Stream;
 use crate::pool::{Checkout, CheckoutError};
 use crate::protocol::{Effects, Report, Severity, parameter_status, path};
 
@@ -39,10 +40,13 @@ enum Waited<T> {
     Left(io::Error),
 }
 
-fn settle(server: &mut ServerConn) {
-    if let Err(error) = server.stream.settle() {
-        tracing::debug!(%error, "a server's socket stays where it is");
-    }
+/// Whether a socket went where the thread's sockets belong now.
+fn settle(stream: &mut Stream) -> bool {
+    stream.settle().unwrap_or_else(|error| {
+        tracing::debug!(%error, "a socket does not go where it belongs");
+        // It may have failed for good.
+        true
+    })
 }
 
 impl Relay {
@@ -124,7 +128,8 @@ impl Relay {
 
     /// Makes a connection this session's, its context asserted with the first bytes that go to it.
     pub(super) fn attach(&mut self, mut server: Checkout<Servers>) {
-        settle(&mut server);
+        // Nobody waits for it yet.
+        settle(&mut server.stream);
         server.prepared.batch_begins();
         server.prepared.follow(self.place.pool.manager().schema_changes());
         let same_session = server.last_session == self.control.id;
@@ -258,13 +263,11 @@ impl Relay {
             self.young -= 1;
             return;
         }
-        if let Err(error) = self.client.settle() {
-            tracing::debug!(%error, "a client's socket stays where it is");
-        }
+        self.settled_anew |= settle(&mut self.client);
         if let Some(link) = &mut self.link
             && self.place.profile.session_mode
         {
-            settle(&mut link.server);
+            self.settled_anew |= settle(&mut link.server.stream);
         }
     }
 

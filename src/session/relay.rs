@@ -245,6 +245,8 @@ pub(crate) struct Relay {
     pub(super) process_id: i32,
     /// Transactions still to come before its socket goes to the thread's engine.
     pub(super) young: u8,
+    /// A socket is another's now, and has to be polled anew.
+    pub(super) settled_anew: bool,
     /// Of the parameters that the client was told.
     pub(super) told: u64,
     /// Given back when all else is gone: its place among the clients, and its cancel key.
@@ -279,7 +281,12 @@ impl Relay {
         // A transaction that is over now may be what a shutdown waits for.
         match self.finished().or_else(|| self.poll_signals()) {
             Some(end) => Poll::Ready(Turn::End(end)),
-            None => Poll::Pending,
+            None => {
+                if std::mem::take(&mut self.settled_anew) {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
         }
     }
 
