@@ -159,7 +159,10 @@ impl fmt::Display for Report {
             f,
             "where it cannot take part (prepared statements before 1.21), to direct PostgreSQL. pgtenant uses io_uring where the"
         )?;
-        writeln!(f, "kernel allows it; the one that is keeping has pool.keep_unnamed_statements on.\n")?;
+        writeln!(
+            f,
+            "kernel allows it, for many at a time; the one that is keeping has pool.keep_unnamed_statements on.\n"
+        )?;
         let columns = "workload, clients | through | tps | ratio | latency ms | ratio | proxy CPU s/1000 tx | ratio | with PostgreSQL's | ratio | errors";
         writeln!(f, "| {columns} |")?;
         writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|")?;
