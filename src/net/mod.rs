@@ -5,6 +5,7 @@ mod connect;
 mod engine;
 mod error;
 mod legacy;
+mod look;
 mod pace;
 mod record;
 mod ring;

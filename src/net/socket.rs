@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::look::is_readable;
 use super::pace;
 use super::ring::RingSocket;
 
@@ -232,7 +233,7 @@ impl Socket {
             Self::Ring(socket) => socket.poll_read_ready(cx),
             Self::Fresh(fresh) => {
                 // The runtime will not know before its next turn.
-                if fresh.socket()?.is_readable() {
+                if is_readable(fresh.socket()?) {
                     return Poll::Ready(Ok(()));
                 }
                 self.register()?;
@@ -377,12 +378,6 @@ impl BareSocket {
             Self::Tcp(socket) => (&mut &*socket).write(buf),
             Self::Unix(socket) => (&mut &*socket).write(buf),
         }
-    }
-
-    /// Whether reading would give something at once, an end or an error included.
-    fn is_readable(&self) -> bool {
-        let mut look = [std::mem::MaybeUninit::uninit()];
-        !matches!(SockRef::from(self).peek(&mut look), Err(error) if is_to_wait(&error))
     }
 
     fn write_vectored(&self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {

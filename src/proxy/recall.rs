@@ -4,7 +4,10 @@
 //! All that a claim is made from is compared: the words, the configuration by its address, and (by whoever asks, since it takes a look-up) the
 //! tenant. Only who has proved itself is remembered, and everybody proves itself anew.
 
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rapidhash::fast::RapidHasher;
 
 use super::Live;
 use crate::frontend::Claim;
@@ -90,8 +93,7 @@ impl Recall {
 
 /// Where these words may be. Whoever finds two that share a place gains nothing: one of them is read anew.
 fn place(parameters: &[(String, String)]) -> usize {
-    let bytes = parameters.iter().flat_map(|(_, value)| value.bytes());
-    // FNV-1a.
-    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash as usize % PLACES
+    let mut hasher = RapidHasher::default();
+    parameters.hash(&mut hasher);
+    usize::try_from(hasher.finish() % PLACES as u64).unwrap_or(0)
 }

@@ -16,6 +16,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::super::look::is_readable;
 use super::buffers::{BUFFER_BYTES, GROUP, ReceiveBuffers};
 use super::slot::{Inbound, Outbound, SEND_BYTES, Slot, error, remember};
 
@@ -234,12 +235,7 @@ impl Ring {
     pub(super) fn poll_read_ready(&self, index: usize, cx: &Context<'_>) -> Poll<()> {
         let inner = &mut *self.inner.borrow_mut();
         let slot = &mut inner.slots[index];
-        let is_readable = slot.is_readable().unwrap_or_else(|| {
-            let mut look = [0];
-            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_PEEK;
-            let seen = nix::sys::socket::recv(slot.fd.as_raw_fd(), &mut look, flags);
-            !matches!(seen, Err(nix::Error::EAGAIN | nix::Error::EINTR))
-        });
+        let is_readable = slot.is_readable().unwrap_or_else(|| is_readable(&slot.fd));
         if is_readable {
             return Poll::Ready(());
         }

@@ -30,12 +30,18 @@ fn with_ring<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     Ring::stop();
 }
 
-/// One end in the ring, the other an ordinary blocking one.
-fn pair() -> (RingSocket, TcpStream) {
+/// Both ends of a connection, the second with a bound to its patience.
+fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    (RingSocket::new(listener.accept().unwrap().0.into()).unwrap(), peer)
+    (listener.accept().unwrap().0, peer)
+}
+
+/// One end in the ring, the other an ordinary blocking one.
+fn pair() -> (RingSocket, TcpStream) {
+    let (accepted, peer) = connected();
+    (RingSocket::new(accepted.into()).unwrap(), peer)
 }
 
 async fn read(socket: &RingSocket, buf: &mut [u8]) -> std::io::Result<usize> {
@@ -232,9 +238,7 @@ fn a_socket_leaves_the_ring_only_while_nothing_is_on_its_way() {
 #[test]
 fn a_reader_does_not_miss_what_comes_after_its_socket_has_left() {
     with_ring(|| async {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let accepted = listener.accept().unwrap().0;
+        let (accepted, mut peer) = connected();
         accepted.set_nonblocking(true).unwrap();
         let mut stream = Stream::from_tcp(tokio::net::TcpStream::from_std(accepted).unwrap());
         let (mut polls, mut buf) = (0, [0; 8]);
@@ -259,9 +263,7 @@ fn a_reader_does_not_miss_what_comes_after_its_socket_has_left() {
 #[test]
 fn bytes_keep_their_order_while_a_socket_goes_to_and_fro() {
     with_ring(|| async {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let accepted = listener.accept().unwrap().0;
+        let (accepted, mut peer) = connected();
         accepted.set_nonblocking(true).unwrap();
         let mut stream = Stream::from_tcp(tokio::net::TcpStream::from_std(accepted).unwrap());
         let sent = pattern(1_000_000);
