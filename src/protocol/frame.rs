@@ -63,7 +63,12 @@ pub fn check_frontend(header: Header) -> Result<(), LengthError> {
 
 /// The text up to the first NUL and what follows it.
 #[must_use]
+#[inline]
 pub fn cstring(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    // Most names are empty.
+    if let [0, rest @ ..] = body {
+        return Some((&[], rest));
+    }
     let end = memchr::memchr(0, body)?;
     Some((&body[..end], &body[end + 1..]))
 }

@@ -232,8 +232,24 @@ impl Pending {
         Fate::Pass
     }
 
+    /// Takes an answer that goes to the client and means nothing but that what is owed first is complete, or goes on; false, and
+    /// nothing done, if it may mean more. Most answers are such.
+    #[inline]
+    pub fn is_plain_answer(&mut self, kind: u8) -> bool {
+        match (kind, self.owed.front()) {
+            (b'T', Some(Owed::Query)) => return true,
+            (b'C', Some(Owed::Query)) => return self.copy == Copy::None,
+            (b'C', Some(Owed::Execute)) if self.copy == Copy::None => {}
+            (b'1', Some(Owed::ParseUnnamed)) | (b'2', Some(Owed::Bind)) | (b'T' | b'n', Some(Owed::Describe)) => {}
+            _ => return false,
+        }
+        self.owed.pop_front();
+        true
+    }
+
     /// The next message if it is pgtenant's turn to answer it: everything before it has been answered.
     #[must_use]
+    #[inline]
     pub fn own_turn(&mut self) -> Option<Owed> {
         match self.front() {
             Some(owed) if owed.is_own() => Some(owed),
@@ -277,6 +293,7 @@ impl Pending {
         Fate::Pass
     }
 
+    #[inline]
     fn front(&mut self) -> Option<Owed> {
         while self.owed.front() == Some(&Owed::CopyEnd) {
             self.owed.pop_front();

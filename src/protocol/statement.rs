@@ -81,7 +81,7 @@ impl Default for StatementScan {
 pub fn effects_of(text: &[u8]) -> Effects {
     let mut scan = StatementScan::new();
     scan.feed(text);
-    scan.finish()
+    scan.ends()
 }
 
 impl StatementScan {
@@ -102,6 +102,10 @@ impl StatementScan {
     /// What the text might leave behind, at its end.
     #[must_use]
     pub fn finish(mut self) -> Effects {
+        self.ends()
+    }
+
+    fn ends(&mut self) -> Effects {
         if self.place == Place::Word {
             self.word_ends();
         }
@@ -149,40 +153,43 @@ impl StatementScan {
     /// else, so their words are looked at where they stand.
     fn plain(&mut self, text: &[u8], mut at: usize) -> usize {
         while let Some(&byte) = text.get(at) {
-            match CLASSES[usize::from(byte)] {
-                Class::Space => at += 1,
-                Class::Letter => {
-                    let end = end_of_word(text, at + 1);
-                    if matches!(text.get(end), None | Some(b'\'' | b'&')) {
-                        self.word_len = 0;
-                        return self.go(Place::Word, at);
-                    }
-                    self.whole_word(&text[at..end]);
-                    at = end;
+            let class = CLASSES[usize::from(byte)];
+            if class == Class::Space {
+                at += 1;
+            } else if class == Class::Letter {
+                let end = end_of(&IN_WORD, text, at + 1);
+                if matches!(text.get(end), None | Some(b'\'' | b'&')) {
+                    self.word_len = 0;
+                    return self.go(Place::Word, at);
                 }
-                Class::Digit => {
-                    self.other_token();
-                    at = end_of_number(text, at + 1);
-                    if at == text.len() {
-                        return self.go(Place::Number, at);
-                    }
+                self.whole_word(&text[at..end]);
+                at = end;
+            } else if class == Class::Special {
+                at = self.special(text, byte, at);
+                if self.place != Place::Plain {
+                    return at;
                 }
-                Class::Special => {
-                    at = self.special(byte, at);
-                    if self.place != Place::Plain {
-                        return at;
-                    }
-                }
-                Class::Other => {
-                    self.other_token();
-                    at += 1;
-                }
+            } else if class == Class::Digit {
+                at = self.number(text, at);
+            } else {
+                self.other_token();
+                at += 1;
             }
         }
         at
     }
 
-    fn special(&mut self, byte: u8, at: usize) -> usize {
+    /// A number, from its first digit on.
+    fn number(&mut self, text: &[u8], at: usize) -> usize {
+        self.other_token();
+        let end = end_of(&IN_NUMBER, text, at + 1);
+        if end == text.len() {
+            self.place = Place::Number;
+        }
+        end
+    }
+
+    fn special(&mut self, text: &[u8], byte: u8, at: usize) -> usize {
         match byte {
             b'\'' => {
                 self.other_token();
@@ -194,6 +201,8 @@ impl StatementScan {
                 self.word_len = 0;
                 self.go(Place::Identifier, at + 1)
             }
+            // `$1` and the like.
+            b'$' if text.get(at + 1).is_some_and(u8::is_ascii_digit) => self.number(text, at + 1),
             b'$' => {
                 self.other_token();
                 self.tag_len = 0;
@@ -211,10 +220,14 @@ impl StatementScan {
 
     /// A word that stands whole in a piece of the text.
     fn whole_word(&mut self, word: &[u8]) {
-        let keyword_open = matches!(self.before, Before::Start | Before::Set | Before::Prepare);
+        let matters = match self.before {
+            Before::Start => may_begin(word),
+            Before::Set | Before::Prepare => true,
+            Before::Makes | Before::With | Before::Other => may_matter(word),
+        };
         if word.len() > WORD_BYTES_MAX {
             self.other_token();
-        } else if keyword_open || may_matter(word) {
+        } else if matters {
             self.word[..word.len()].copy_from_slice(word);
             self.word[..word.len()].make_ascii_lowercase();
             self.word_len = word.len();
@@ -234,7 +247,7 @@ impl StatementScan {
     }
 
     fn in_word(&mut self, text: &[u8], mut at: usize) -> usize {
-        let end = end_of_word(text, at);
+        let end = end_of(&IN_WORD, text, at);
         for byte in &text[at..end] {
             if self.word_len < WORD_BYTES_MAX {
                 self.word[self.word_len] = byte.to_ascii_lowercase();
@@ -276,7 +289,7 @@ impl StatementScan {
     }
 
     fn in_number(&mut self, text: &[u8], at: usize) -> usize {
-        let end = end_of_number(text, at);
+        let end = end_of(&IN_NUMBER, text, at);
         if end < text.len() {
             self.place = Place::Plain;
         }
@@ -478,14 +491,48 @@ const fn classes() -> [Class; 256] {
     classes
 }
 
-fn end_of_word(text: &[u8], from: usize) -> usize {
-    let goes_on = |byte: &u8| matches!(CLASSES[usize::from(*byte)], Class::Letter | Class::Digit) || *byte == b'$';
-    text[from..].iter().position(|byte| !goes_on(byte)).map_or(text.len(), |length| from + length)
+/// Bytes that go on with a word, and with a number.
+const IN_WORD: [bool; 256] = in_words();
+const IN_NUMBER: [bool; 256] = in_numbers();
+
+const fn in_words() -> [bool; 256] {
+    let mut goes_on = [false; 256];
+    let mut byte = 0;
+    while byte < goes_on.len() {
+        goes_on[byte] = matches!(CLASSES[byte], Class::Letter | Class::Digit) || byte as u8 == b'$';
+        byte += 1;
+    }
+    goes_on
 }
 
-fn end_of_number(text: &[u8], from: usize) -> usize {
-    let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_');
-    text[from..].iter().position(|byte| !goes_on(byte)).map_or(text.len(), |length| from + length)
+const fn in_numbers() -> [bool; 256] {
+    let mut goes_on = [false; 256];
+    let mut byte = 0;
+    while byte < goes_on.len() {
+        goes_on[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'.' | b'_');
+        byte += 1;
+    }
+    goes_on
+}
+
+/// Where bytes that go on end, from here on.
+#[inline]
+fn end_of(goes_on: &[bool; 256], text: &[u8], mut at: usize) -> usize {
+    while at < text.len() && goes_on[usize::from(text[at])] {
+        at += 1;
+    }
+    at
+}
+
+/// Whether a word could be one that matters at the start of a statement, likewise.
+fn may_begin(word: &[u8]) -> bool {
+    match (word[0].to_ascii_lowercase(), word.len()) {
+        // set; prepare; create, close; with
+        (b's', 3) | (b'p', 7) | (b'c', 5 | 6) | (b'w', 4) => true,
+        // listen, load; do, deallocate, discard, drop; reset; unlisten
+        (b'l', 4 | 6) | (b'd', 2 | 4 | 7 | 10) | (b'r', 5) | (b'u', 8) => true,
+        _ => false,
+    }
 }
 
 /// Whether a word could be one that matters where no keyword is open: by its first letter and its length. That spares most words

@@ -11,6 +11,7 @@ mod control;
 mod end;
 mod error;
 mod fitness;
+mod harmless;
 mod held;
 mod inquiry;
 mod keys;

@@ -36,6 +36,9 @@ impl Relay {
             if !hidden && (!self.down.own.is_empty() || !self.insert_own_answers()) {
                 return Ok(());
             }
+            if !hidden && self.pass_plain_answers() {
+                continue;
+            }
             let unscanned = self.down.window.unscanned();
             let Ok(head) = header(unscanned) else {
                 tracing::error!(process_id, "server sent an impossible message length");
@@ -77,6 +80,33 @@ impl Relay {
                 fate => self.passed_down(count, hidden, fate),
             }
         }
+    }
+
+    /// Lets whole answers go on that tell nothing of the server's state, as most do; whether there were any.
+    fn pass_plain_answers(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let unscanned = self.down.window.unscanned();
+        let mut passed = 0;
+        while let Ok(Some(head)) = header(&unscanned[passed..])
+            && let Some(frame) = unscanned[passed..].get(..head.frame_bytes)
+        {
+            if !matches!(head.kind, b'D' | b'd') {
+                let tells = head.kind == b'C' && tag_tells(&frame[HEADER_BYTES..]);
+                if tells || !self.pending.is_plain_answer(head.kind) {
+                    break;
+                }
+                if head.kind == b'1' {
+                    link.unnamed_answered = self.control.id;
+                }
+                self.down.fatal_seen = false;
+            }
+            passed += head.frame_bytes;
+            if self.pending.own_turn().is_some() {
+                break;
+            }
+        }
+        self.down.window.pass(passed);
+        passed > 0
     }
 
     /// Scanned bytes go on, or are left out.
@@ -201,7 +231,7 @@ impl Relay {
                     self.state.reported(name, value);
                 }
             }
-            b'C' => match &*body {
+            b'C' if tag_tells(body) => match &*body {
                 b"RESET\0" => self.state.reset(),
                 b"DISCARD ALL\0" => {
                     link.server.prepared.expire();
@@ -234,6 +264,12 @@ impl Link {
         }
         self.server.unnamed_owner = self.unnamed_answered;
     }
+}
+
+/// Whether a command's tag says that it took away state.
+#[inline]
+fn tag_tells(tag: &[u8]) -> bool {
+    matches!(tag, b"RESET\0" | b"DISCARD ALL\0" | b"DEALLOCATE ALL\0")
 }
 
 /// Notes what ParameterStatus says; the parameter and its value.

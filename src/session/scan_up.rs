@@ -35,6 +35,7 @@ impl Relay {
 
     fn scan_up_messages(&mut self) -> Result<(), End> {
         loop {
+            self.pass_plain_messages()?;
             let unscanned = self.up.window.unscanned();
             if unscanned.is_empty() {
                 return Ok(());
@@ -102,6 +103,34 @@ impl Relay {
                 self.discarded_message(head, there, whole);
             }
             self.up.rest = head.frame_bytes - there;
+        }
+    }
+
+    /// Lets whole messages go on that say no more than what answer they will bring, as most of the extended protocol do.
+    fn pass_plain_messages(&mut self) -> Result<(), End> {
+        let is_plain = self.up.rest == 0 && self.up.discard == Discard::Nothing && !self.replay.is_kept();
+        if !is_plain || self.names.get(b"").is_some() {
+            return Ok(());
+        }
+        loop {
+            let unscanned = self.up.window.unscanned();
+            let Ok(Some(head)) = header(unscanned) else { return Ok(()) };
+            let Some(frame) = unscanned.get(..head.frame_bytes) else { return Ok(()) };
+            if head.frame_bytes > WHOLE_BYTES_MAX {
+                return Ok(());
+            }
+            match (head.kind, &frame[HEADER_BYTES..]) {
+                // Of the unnamed statement.
+                (b'B', [0, 0, ..]) => {
+                    self.pending.sent(Owed::Bind);
+                    self.uses_unnamed(UnnamedState::Bound)?;
+                }
+                // Of a portal.
+                (b'D', [b'P', ..]) => self.pending.sent(Owed::Describe),
+                (b'E', _) => self.pending.sent(Owed::Execute),
+                _ => return Ok(()),
+            }
+            self.up.window.pass(head.frame_bytes);
         }
     }
 
@@ -215,7 +244,7 @@ impl Relay {
             if self.place.profile.keeps_unnamed {
                 self.state.may_change_schema(text);
             }
-            left = Left::of(effects_of(text), text);
+            left = Left::of(self.thread.harmless.borrow_mut().effects_of(text), text);
             if let Some(refusal) = self.state.refuses(left.as_deref()) {
                 return Some(refusal);
             }

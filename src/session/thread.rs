@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use super::buffer::Buffers;
 use super::client::ClientState;
 use super::control::{Control, Doing};
+use super::harmless::Harmless;
 use super::held::Held;
 use super::measure::{SessionTimes, Sessions};
 use super::names::Statements;
@@ -38,6 +39,7 @@ const PARAMETERS_MAX: usize = 1024;
 pub struct Thread {
     pub(crate) buffers: Buffers,
     pub(crate) statements: RefCell<Statements>,
+    pub(crate) harmless: RefCell<Harmless>,
     now: Cell<Instant>,
     front: Handle,
     /// Where messages are put together; taken while that lasts.
@@ -66,6 +68,7 @@ impl Thread {
         Rc::new(Self {
             buffers: Buffers::default(),
             statements: RefCell::default(),
+            harmless: RefCell::default(),
             now: Cell::new(Instant::now()),
             front,
             scratch: Cell::default(),
