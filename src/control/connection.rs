@@ -228,7 +228,7 @@ fn lock_key(lock: &str) -> String {
 }
 
 /// A wait for one's turn that came to nothing is no failure of a statement.
-fn busy(error: Error, lock: &str) -> Error {
+pub(crate) fn busy(error: Error, lock: &str) -> Error {
     match error {
         Error::Sql { doing, server, source } if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
             Error::Busy { doing, lock: lock.to_owned(), server }

@@ -197,6 +197,35 @@ async fn a_deleted_tenant_is_archived_or_leaves_nothing_and_others_keep_theirs()
 }
 
 #[tokio::test]
+async fn a_tenant_is_deleted_while_others_work_in_the_same_tables_and_no_policy_hides_its_rows() {
+    let site = Site::new("busy").await;
+    let (acme, made) = tenant(&site, "acme").await;
+    let (globex, other) = tenant(&site, "globex").await;
+    let schema = made["modules"][1]["schema"].as_str().unwrap();
+    let insert = format!("INSERT INTO {schema}.items (id) VALUES (1)");
+    let deleted = login(&made["modules"][1], made["password"].as_str().unwrap()).await.unwrap();
+    deleted.batch_execute(&insert).await.unwrap();
+    let client = login(&other["modules"][1], other["password"].as_str().unwrap()).await.unwrap();
+    client.batch_execute(&format!("BEGIN; {insert}")).await.unwrap();
+    // Would wait for the transaction if it locked more than rows.
+    site.ok(&["tenant", "delete", &acme, "--drop-data"]);
+    client.batch_execute(&format!("{}; COMMIT", insert.replace("(1)", "(2)"))).await.unwrap();
+    let shop = support::cluster().await.connect(&site.slug("shop")).await.unwrap();
+    let all = format!("SELECT count(*), count(DISTINCT tenant_id) FROM {schema}.items");
+    let seen = shop.query_one(&all, &[]).await.unwrap();
+    assert_eq!((seen.get::<_, i64>(0), seen.get::<_, i64>(1)), (2, 1), "the other tenant's rows");
+    let voices = "SELECT count(*) FROM pgtenant.roles WHERE role = session_user";
+    assert_eq!(shop.query_one(voices, &[]).await.unwrap().get::<_, i64>(0), 0, "the admin speaks for nobody again");
+    // A policy of the users' own hides rows from whoever speaks for the tenant.
+    let policy = format!("CREATE POLICY small ON {schema}.items AS RESTRICTIVE USING (id < 2)");
+    shop.batch_execute(&policy).await.unwrap();
+    site.ok(&["tenant", "delete", &globex, "--drop-data"]);
+    assert_eq!(shop.query_one(&all, &[]).await.unwrap().get::<_, i64>(0), 0);
+    let walled = "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
+    assert!(shop.query_one(walled, &[]).await.unwrap().get::<_, bool>(0), "the wall stands again");
+}
+
+#[tokio::test]
 async fn a_deleted_tenant_keeps_no_rights_on_what_an_earlier_unsubscription_kept() {
     let site = Site::new("kept").await;
     let (slug, made) = tenant(&site, "acme").await;
