@@ -183,8 +183,9 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
                 Some(command) => obey(command, &begin),
             },
             ended = upkeep.join_next() => {
-                tracing::error!(?ended, index, "relay thread has lost its clock, and ends");
-                break;
+                // Sessions go on without it, but none would end by a time-out.
+                tracing::error!(?ended, index, "the clock of a relay thread stopped, and starts anew");
+                upkeep.spawn_local(keep_up(Rc::clone(&begin)));
             }
         }
     }

@@ -221,7 +221,8 @@ async fn a_tenant_is_deleted_while_others_work_in_the_same_tables_and_no_policy_
     shop.batch_execute(&policy).await.unwrap();
     site.ok(&["tenant", "delete", &globex, "--drop-data"]);
     assert_eq!(shop.query_one(&all, &[]).await.unwrap().get::<_, i64>(0), 0);
-    let walled = "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
+    let walled =
+        "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
     assert!(shop.query_one(walled, &[]).await.unwrap().get::<_, bool>(0), "the wall stands again");
 }
 
