@@ -17,14 +17,14 @@ use crate::tenant::{Server, ServerName, SslMode, quote_ident, quote_literal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a statement of ours waits for a lock on an object.
-const LOCK_TIMEOUT: &str = "30s";
+pub(super) const LOCK_TIMEOUT: &str = "30s";
 /// How often a step is tried when others change the same catalog rows at the same moment.
 pub(crate) const ATTEMPTS_MAX: u32 = 12;
 /// Upper bound of the pause before the second attempt; doubles with each, up to a second.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long to wait for one's turn at a time. A wait holds a snapshot, for whose end a `CREATE INDEX CONCURRENTLY` of whoever has the turn may be
 /// waiting: it must be over before PostgreSQL looks for deadlocks (`deadlock_timeout`, one second unless set).
-const TURN_LOOK: &str = "500ms";
+pub(super) const TURN_LOOK: &str = "500ms";
 /// How long to wait for one's turn in all: a migration of a large place takes its time.
 pub(crate) const TURN_WAIT: Duration = Duration::from_secs(1800);
 
@@ -198,6 +198,11 @@ impl Step<'_> {
         self.transaction.batch_execute(sql).await.map_err(|source| self.failed(source))
     }
 
+    /// Runs a statement; how many rows it changed.
+    pub(crate) async fn execute(&self, sql: &str) -> Result<u64, Error> {
+        self.transaction.execute(sql, &[]).await.map_err(|source| self.failed(source))
+    }
+
     /// Rows of a query.
     pub(crate) async fn query(
         &self,
@@ -228,7 +233,7 @@ fn lock_key(lock: &str) -> String {
 }
 
 /// A wait for one's turn that came to nothing is no failure of a statement.
-pub(crate) fn busy(error: Error, lock: &str) -> Error {
+pub(super) fn busy(error: Error, lock: &str) -> Error {
     match error {
         Error::Sql { doing, server, source } if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
             Error::Busy { doing, lock: lock.to_owned(), server }

@@ -344,6 +344,30 @@ pub enum Error {
         /// The server.
         server: ServerName,
     },
+    /// Transactions that may write a tenant's rows do not end.
+    #[error(
+        "delete the tenant's rows on server {server}: transactions in database {database} may still write some (processes {processes}); \
+         end them, or try again when they have ended"
+    )]
+    StillWriting {
+        /// The server.
+        server: ServerName,
+        /// The database.
+        database: String,
+        /// Process ids of their sessions; prepared transactions have none.
+        processes: String,
+    },
+    /// Something puts deleted rows back.
+    #[error(
+        "delete the tenant's rows on server {server}: something (a trigger?) puts rows back into tables of schema {schema}; \
+         nothing was deleted: see to that, and try again"
+    )]
+    RowsReturn {
+        /// The server.
+        server: ServerName,
+        /// The schema.
+        schema: String,
+    },
     /// The bookkeeping of a database was written by a later version of this program.
     #[error("a database on server {server} is kept by a newer pgtenant than this one; use that")]
     NewerBooks {

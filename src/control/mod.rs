@@ -21,6 +21,7 @@ mod provision;
 mod reconciler;
 mod removal;
 mod roles;
+mod rows;
 mod schema;
 mod script;
 mod statements;

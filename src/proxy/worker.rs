@@ -195,7 +195,7 @@ async fn run(index: usize, settings: Settings, mut inbox: UnboundedReceiver<Comm
 /// Moves a thread's clock, and sees to what is due by it.
 async fn keep_up(begin: Rc<Begin>) {
     let (thread, pools) = (&begin.thread, &begin.pools);
-    let mut ticks = tokio::time::interval(TICK);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut until_sweep = SWEEP_TICKS;
     let mut health = JoinSet::new();

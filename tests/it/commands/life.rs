@@ -1,5 +1,7 @@
 //! A tenant's life after it was made: names, logins, modules, its end.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use super::site::{Site, login};
@@ -12,7 +14,11 @@ async fn tenant(site: &Site, slug: &str) -> (String, Value) {
     if !directory.exists() {
         std::fs::create_dir(&directory).unwrap();
         let tables = "CREATE TABLE items (tenant_id uuid NOT NULL, id int, PRIMARY KEY (tenant_id, id)); \
-                      CREATE TABLE parts (tenant_id uuid NOT NULL, item int, FOREIGN KEY (tenant_id, item) REFERENCES items)";
+                      CREATE TABLE parts (tenant_id uuid NOT NULL, item int, FOREIGN KEY (tenant_id, item) REFERENCES items); \
+                      CREATE TABLE audit (tenant_id uuid NOT NULL, item int); \
+                      CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS \
+                        $$ BEGIN INSERT INTO audit (item) VALUES (OLD.id); RETURN NULL; END $$; \
+                      CREATE TRIGGER noted AFTER DELETE ON items FOR EACH ROW EXECUTE FUNCTION note()";
         std::fs::write(directory.join("1_tables.sql"), tables).unwrap();
         site.module("ops", &["--isolation", "schema", "--database", &site.slug("ops")]);
         let migrations = directory.to_str().unwrap();
@@ -182,8 +188,9 @@ async fn a_deleted_tenant_is_archived_or_leaves_nothing_and_others_keep_theirs()
     let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{acme}%' OR rolname LIKE '%{acme}.owner'");
     assert_eq!(site.count(&roles).await, 0);
     let shop = support::cluster().await.connect(&site.slug("shop")).await.unwrap();
-    let left =
-        format!("SELECT count(*) FROM (SELECT FROM {schema}.items UNION ALL SELECT FROM {schema}.parts) AS rows");
+    let left = format!(
+        "SELECT count(*) FROM (SELECT FROM {schema}.items UNION ALL SELECT FROM {schema}.parts UNION ALL SELECT FROM {schema}.audit) AS rows"
+    );
     assert_eq!(shop.query_one(&left, &[]).await.unwrap().get::<_, i64>(0), 2, "the other tenant's rows");
     let walled =
         "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
@@ -224,6 +231,27 @@ async fn a_tenant_is_deleted_while_others_work_in_the_same_tables_and_no_policy_
     let walled =
         "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
     assert!(shop.query_one(walled, &[]).await.unwrap().get::<_, bool>(0), "the wall stands again");
+}
+
+#[tokio::test]
+async fn what_a_tenant_writes_while_its_rows_are_deleted_goes_with_them() {
+    let site = Site::new("late").await;
+    let (acme, made) = tenant(&site, "acme").await;
+    let (module, shop) = (&made["modules"][1], format!("{}_shop", site.name));
+    let items = format!("{}.items", module["schema"].as_str().unwrap());
+    let client = login(module, made["password"].as_str().unwrap()).await.unwrap();
+    client.batch_execute(&format!("BEGIN; INSERT INTO {items} (id) VALUES (1)")).await.unwrap();
+    let command = ["tenant", "unsubscribe", &acme, &shop, "--drop-data"];
+    let running = site.command(&command).stdout(Stdio::null()).spawn().unwrap();
+    support::until("the module is given up", async || {
+        site.json(&["tenant", "show", &acme])["modules"][1]["status"] == "dropping"
+    })
+    .await;
+    client.batch_execute(&format!("INSERT INTO {items} (id) VALUES (2); COMMIT")).await.unwrap();
+    assert!(tokio::task::spawn_blocking(move || running.wait_with_output()).await.unwrap().unwrap().status.success());
+    let rows = support::cluster().await.connect(&site.slug("shop")).await.unwrap();
+    let all = format!("SELECT count(*) FROM {items}");
+    assert_eq!(rows.query_one(&all, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
 #[tokio::test]
