@@ -3,8 +3,9 @@
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
+use super::again::is_transient;
 use super::connection::{ATTEMPTS_MAX, Connection, Step, in_step, pause};
-use super::error::{Error, is_transient};
+use super::error::Error;
 use super::place::Place;
 use crate::fault;
 use crate::tenant::{Isolation, quote_ident, quote_literal};

@@ -2,6 +2,7 @@
 
 mod admit;
 mod adopt;
+mod again;
 mod apply;
 mod audit;
 mod connection;

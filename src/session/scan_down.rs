@@ -91,8 +91,8 @@ impl Relay {
             && let Some(frame) = unscanned[passed..].get(..head.frame_bytes)
         {
             if !matches!(head.kind, b'D' | b'd') {
-                let tells = head.kind == b'C' && tag_tells(&frame[HEADER_BYTES..]);
-                if tells || !self.pending.is_plain_answer(head.kind) {
+                let takes = head.kind == b'C' && Taken::by(&frame[HEADER_BYTES..]).is_some();
+                if takes || !self.pending.is_plain_answer(head.kind) {
                     break;
                 }
                 if head.kind == b'1' {
@@ -231,20 +231,20 @@ impl Relay {
                     self.state.reported(name, value);
                 }
             }
-            b'C' if tag_tells(body) => match &*body {
-                b"RESET\0" => self.state.reset(),
-                b"DISCARD ALL\0" => {
+            b'C' => match Taken::by(body) {
+                Some(Taken::Settings) => self.state.reset(),
+                Some(Taken::All) => {
                     link.server.prepared.expire();
                     self.names.clear();
                     self.state.discarded(self.pending.len() <= 1);
                     self.place.carry(&[]);
                     link.server.asserted = Asserted::Fresh;
                 }
-                b"DEALLOCATE ALL\0" => {
+                Some(Taken::Statements) => {
                     link.server.prepared.expire();
                     self.names.clear();
                 }
-                _ => {}
+                None => {}
             },
             b'A' => notification_of(body, link.server.process_id, self.process_id),
             b'W' if !self.place.profile.session_mode => self.state.insert(Effects::REPLICATION),
@@ -266,10 +266,24 @@ impl Link {
     }
 }
 
-/// Whether a command's tag says that it took away state.
-#[inline]
-fn tag_tells(tag: &[u8]) -> bool {
-    matches!(tag, b"RESET\0" | b"DISCARD ALL\0" | b"DEALLOCATE ALL\0")
+/// State of the session that a command took away.
+enum Taken {
+    Settings,
+    Statements,
+    All,
+}
+
+impl Taken {
+    /// What a command did, by its tag.
+    #[inline]
+    fn by(tag: &[u8]) -> Option<Self> {
+        match tag {
+            b"RESET\0" => Some(Self::Settings),
+            b"DEALLOCATE ALL\0" => Some(Self::Statements),
+            b"DISCARD ALL\0" => Some(Self::All),
+            _ => None,
+        }
+    }
 }
 
 /// Notes what ParameterStatus says; the parameter and its value.

@@ -7,6 +7,10 @@ use serde_json::Value;
 use super::site::{Site, login};
 use crate::support;
 
+/// Whether the wall stands on the common tables.
+const WALLED: &str =
+    "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
+
 /// A tenant with a schema and rows of common tables, and the password of its login.
 async fn tenant(site: &Site, slug: &str) -> (String, Value) {
     let (ops, shop) = (format!("{}_ops", site.name), format!("{}_shop", site.name));
@@ -192,9 +196,7 @@ async fn a_deleted_tenant_is_archived_or_leaves_nothing_and_others_keep_theirs()
         "SELECT count(*) FROM (SELECT FROM {schema}.items UNION ALL SELECT FROM {schema}.parts UNION ALL SELECT FROM {schema}.audit) AS rows"
     );
     assert_eq!(shop.query_one(&left, &[]).await.unwrap().get::<_, i64>(0), 2, "the other tenant's rows");
-    let walled =
-        "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
-    assert!(shop.query_one(walled, &[]).await.unwrap().get::<_, bool>(0), "the wall stands again");
+    assert!(shop.query_one(WALLED, &[]).await.unwrap().get::<_, bool>(0), "the wall stands again");
     // The name is free, and means a new tenant that sees nothing of the old one.
     let (_, again) = tenant(&site, "acme").await;
     assert_ne!(again["tenant_id"], made["tenant_id"]);
@@ -228,9 +230,7 @@ async fn a_tenant_is_deleted_while_others_work_in_the_same_tables_and_no_policy_
     shop.batch_execute(&policy).await.unwrap();
     site.ok(&["tenant", "delete", &globex, "--drop-data"]);
     assert_eq!(shop.query_one(&all, &[]).await.unwrap().get::<_, i64>(0), 0);
-    let walled =
-        "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname IN ('items', 'parts') AND relkind = 'r'";
-    assert!(shop.query_one(walled, &[]).await.unwrap().get::<_, bool>(0), "the wall stands again");
+    assert!(shop.query_one(WALLED, &[]).await.unwrap().get::<_, bool>(0), "the wall stands again");
 }
 
 #[tokio::test]
