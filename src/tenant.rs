@@ -86,7 +86,7 @@ impl fmt::Display for TenantId {
 /// A tenant's short name: `[a-z0-9][a-z0-9_-]{0,62}`, not shaped like a UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Slug(String);
+pub struct Slug(Box<str>);
 
 impl Slug {
     /// Checks a slug's shape.
@@ -102,7 +102,7 @@ impl Slug {
             return Err(NameError::Character { what, name: printable(name) });
         }
         not_uuid_shaped(what, name)?;
-        Ok(Self(name.to_owned()))
+        Ok(Self(name.into()))
     }
 
     /// The slug as text.
@@ -115,7 +115,7 @@ impl Slug {
 /// Another name of a tenant: any printable text of up to 255 bytes, not shaped like a UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Alias(String);
+pub struct Alias(Box<str>);
 
 impl Alias {
     /// Checks an alias.
@@ -129,7 +129,7 @@ impl Alias {
             return Err(NameError::Character { what, name: printable(name) });
         }
         not_uuid_shaped(what, name)?;
-        Ok(Self(name.to_owned()))
+        Ok(Self(name.into()))
     }
 
     /// The alias as text.
@@ -141,7 +141,7 @@ impl Alias {
 
 /// Any of a tenant's names as a client gave it, normalised for look-up: UUIDs in lower case with hyphens, slugs and aliases as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TenantName(String);
+pub struct TenantName(Box<str>);
 
 impl TenantName {
     /// Normalises a name for look-up.
@@ -155,8 +155,8 @@ impl TenantName {
             return Err(NameError::Character { what, name: printable(name) });
         }
         Ok(Self(match Uuid::try_parse(name) {
-            Ok(id) => id.hyphenated().to_string(),
-            Err(_) => name.to_owned(),
+            Ok(id) => id.hyphenated().to_string().into(),
+            Err(_) => name.into(),
         }))
     }
 
@@ -165,11 +165,17 @@ impl TenantName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The identity that it spells out, if it is no slug and no alias.
+    #[must_use]
+    pub fn id(&self) -> Option<TenantId> {
+        Uuid::try_parse(&self.0).ok().map(TenantId)
+    }
 }
 
 impl From<TenantId> for TenantName {
     fn from(id: TenantId) -> Self {
-        Self(id.to_string())
+        Self(id.to_string().into())
     }
 }
 
@@ -182,7 +188,7 @@ macro_rules! identifier {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Box<str>);
 
         impl $name {
             /// Checks a name against PostgreSQL's rules and the reserved names.
@@ -198,7 +204,7 @@ macro_rules! identifier {
                 if reserved(name) {
                     return Err(NameError::Reserved { what: $what, name: name.to_owned() });
                 }
-                Ok(Self(name.to_owned()))
+                Ok(Self(name.into()))
             }
 
             /// The name, unquoted.
@@ -240,7 +246,7 @@ macro_rules! text_newtype {
         }
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.into()
             }
         }
     };
@@ -411,23 +417,15 @@ pub struct Server {
     pub app_secret: Option<String>,
 }
 
-/// One tenant's place for one module.
+/// How places of a module are served. Places that agree have it in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placement {
-    /// The module it is a place of.
+pub struct Terms {
+    /// The module.
     pub module: ModuleName,
     /// Further names under which clients may ask for the module (old physical database names).
     pub module_aliases: Vec<String>,
-    /// What separates it from other tenants' places.
+    /// What separates a place from other tenants' places.
     pub isolation: Isolation,
-    /// The server it is on.
-    pub server: Arc<Server>,
-    /// The database it is in.
-    pub database: DatabaseName,
-    /// Its schema; always present for `schema` isolation. A plain `String` since adopted places may be in `public`.
-    pub schema: Option<String>,
-    /// The role whose rights the place grants; logins open their own backend role, see [`Login::role`].
-    pub role: Option<String>,
     /// Whose connections serve it.
     pub pooling: Pooling,
     /// Overrides the configuration's pool mode.
@@ -440,6 +438,21 @@ pub struct Placement {
     pub tenant_parameter: Option<String>,
     /// On a shared pool, `SET ROLE` to [`Placement::role`] at each hand-over.
     pub set_role: bool,
+}
+
+/// One tenant's place for one module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// The module it is a place of, and how it is served.
+    pub terms: Arc<Terms>,
+    /// The server it is on.
+    pub server: Arc<Server>,
+    /// The database it is in.
+    pub database: DatabaseName,
+    /// Its schema; always present for `schema` isolation. Plain text since adopted places may be in `public`.
+    pub schema: Option<Box<str>>,
+    /// The role whose rights the place grants; logins open their own backend role, see [`Login::role`].
+    pub role: Option<Box<str>>,
     /// False until it is provisioned; such a place is refused with "try again".
     pub ready: bool,
 }
@@ -449,7 +462,8 @@ impl Placement {
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         let server = Server { max_connections: other.server.max_connections, ..Server::clone(&self.server) };
-        Self { pool_size: other.pool_size, server: Arc::new(server), ..self.clone() } == *other
+        let terms = Terms { pool_size: other.terms.pool_size, ..Terms::clone(&self.terms) };
+        Self { terms: Arc::new(terms), server: Arc::new(server), ..self.clone() } == *other
     }
 }
 
@@ -503,7 +517,7 @@ pub struct Tenant {
     /// Whether it is served.
     pub status: TenantStatus,
     /// When a suspension ends running sessions; new ones are refused at once.
-    pub sessions_end: Option<SessionsEnd>,
+    pub sessions_end: Option<Box<SessionsEnd>>,
     /// Its other names.
     pub aliases: Vec<Alias>,
     /// From where its clients may come; from everywhere when empty.
@@ -532,8 +546,8 @@ impl Tenant {
     pub fn placement(&self, module: &str) -> Option<&Arc<Placement>> {
         self.placements
             .iter()
-            .find(|p| p.module.as_str() == module)
-            .or_else(|| self.placements.iter().find(|p| p.module_aliases.iter().any(|a| a == module)))
+            .find(|p| p.terms.module.as_str() == module)
+            .or_else(|| self.placements.iter().find(|p| p.terms.module_aliases.iter().any(|a| a == module)))
     }
 
     /// The place of the default module: the one named as such, else the only one.

@@ -261,8 +261,12 @@ impl<'a> Excerpt<'a> {
         let mut waiting: Vec<&ClientState> = self.view.clients.iter().collect();
         waiting.retain(|client| {
             let place = &client.placement;
-            let names =
-                [place.database.as_str(), &client.visitor.user, place.module.as_str(), place.server.name.as_str()];
+            let names = [
+                place.database.as_str(),
+                &client.visitor.user,
+                place.terms.module.as_str(),
+                place.server.name.as_str(),
+            ];
             client.doing == Doing::Waiting && self.is_wanted(Some(&client.tenant), &names)
         });
         let total = waiting.len();

@@ -146,17 +146,17 @@ impl<'a> Places<'a> {
 
     /// Those that serve this place; a common one serves many.
     fn serving(&self, tenant: TenantId, place: &Placement) -> impl Iterator<Item = &'a PoolState> {
-        let whose = (place.pooling == Pooling::PerTenant).then_some(tenant);
-        let found = self.pools.get(&(whose, place.module.as_str())).cloned().unwrap_or_default();
+        let whose = (place.terms.pooling == Pooling::PerTenant).then_some(tenant);
+        let found = self.pools.get(&(whose, place.terms.module.as_str())).cloned().unwrap_or_default();
         found.into_iter().filter(|pool| pool.key.is_of(place))
     }
 }
 
 fn health(tenant: &Tenant, pools: &Places<'_>) -> TenantHealth {
     let place = |place: &Arc<Placement>| PlaceHealth {
-        module: place.module.to_string(),
-        isolation: place.isolation.as_str(),
-        pooling: place.pooling.as_str(),
+        module: place.terms.module.to_string(),
+        isolation: place.terms.isolation.as_str(),
+        pooling: place.terms.pooling.as_str(),
         server: place.server.name.to_string(),
         database: place.database.to_string(),
         schema: place.schema.as_ref().map(ToString::to_string),

@@ -23,7 +23,7 @@ impl PoolKey {
     /// Whether a placement is still where this pool's connections go, whichever role they open.
     #[must_use]
     pub fn is_of(&self, placement: &Placement) -> bool {
-        self.module == placement.module
+        self.module == placement.terms.module
             && self.database == placement.database.as_str()
             && self.address == ServerAddress::new(&placement.server)
     }

@@ -132,12 +132,12 @@ impl Claims {
     /// Those of the pool of a tenant's place; what is the tenant's own is not for a pool of several.
     #[must_use]
     pub fn of(tenant: &Tenant, placement: &Placement) -> Self {
-        let own = match placement.pooling {
+        let own = match placement.terms.pooling {
             Pooling::PerTenant => Own::clone(&tenant.limits),
             Pooling::Shared => Own::default(),
         };
         let server_max = placement.server.max_connections.unwrap_or(0);
-        Self { size: placement.pool_size, own, server_max }
+        Self { size: placement.terms.pool_size, own, server_max }
     }
 }
 

@@ -91,7 +91,7 @@ fn has_server(client: &ClientState) -> bool {
 
 /// Whether a client's connections come from this pool.
 fn is_of(client: &ClientState, pool: &PoolState) -> bool {
-    let owner = match client.placement.pooling {
+    let owner = match client.placement.terms.pooling {
         Pooling::PerTenant => Some(client.tenant.id),
         Pooling::Shared => None,
     };
@@ -105,7 +105,7 @@ fn tenant_of(pool: &PoolState, view: &View) -> String {
 }
 
 fn pool_mode(client: Option<&ClientState>, view: &View) -> &'static str {
-    match client.and_then(|client| client.placement.pool_mode).unwrap_or(view.default_mode) {
+    match client.and_then(|client| client.placement.terms.pool_mode).unwrap_or(view.default_mode) {
         PoolMode::Session => "session",
         PoolMode::Transaction => "transaction",
     }
@@ -344,7 +344,7 @@ pub fn clients<'a>(clients: impl IntoIterator<Item = &'a ClientState>) -> Rows {
             Value::Null,
             client.id.into(),
             client.tenant.slug.as_str().into(),
-            client.placement.module.as_str().into(),
+            client.placement.terms.module.as_str().into(),
             client.pinned_by.as_str().into(),
         ]);
     }
@@ -561,7 +561,7 @@ fn pins(view: &View) -> Rows {
     let mut counts: BTreeMap<(String, String, String), u32> = BTreeMap::new();
     for client in &view.clients {
         for reason in client.pinned_by.split(',').filter(|reason| !reason.is_empty()) {
-            let module = client.placement.module.to_string();
+            let module = client.placement.terms.module.to_string();
             *counts.entry((client.tenant.slug.to_string(), module, reason.to_owned())).or_default() += 1;
         }
     }

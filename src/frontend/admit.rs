@@ -77,7 +77,7 @@ pub fn module(tenant: &Tenant, request: &Request) -> Result<Arc<Placement>, Repo
         Some(placement) => {
             let message = format!(
                 "(PT-UNAVAILABLE) \"{}\" of tenant \"{slug}\" is being provisioned; try again",
-                placement.module
+                placement.terms.module
             );
             Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message))
         }
@@ -113,7 +113,7 @@ mod tests {
         for (database, module_name) in
             [("finance", "finance"), ("operations", "operations"), ("old_finance", "finance")]
         {
-            assert_eq!(module(&acme, &asking(database)).unwrap().module.as_str(), module_name);
+            assert_eq!(module(&acme, &asking(database)).unwrap().terms.module.as_str(), module_name);
         }
     }
 
@@ -122,7 +122,7 @@ mod tests {
         let mut acme = tenant("acme", &["finance", "operations"]);
         acme.default_module = Some("operations".parse().unwrap());
         for database in ["", "app@acme", "app"] {
-            assert_eq!(module(&acme, &asking(database)).unwrap().module.as_str(), "operations", "{database}");
+            assert_eq!(module(&acme, &asking(database)).unwrap().terms.module.as_str(), "operations", "{database}");
         }
     }
 
@@ -130,7 +130,7 @@ mod tests {
     fn a_module_called_like_the_login_is_that_module() {
         let mut acme = tenant("acme", &["app", "finance"]);
         acme.default_module = Some("finance".parse().unwrap());
-        assert_eq!(module(&acme, &asking("app")).unwrap().module.as_str(), "app");
+        assert_eq!(module(&acme, &asking("app")).unwrap().terms.module.as_str(), "app");
     }
 
     #[test]

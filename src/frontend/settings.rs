@@ -52,14 +52,14 @@ pub fn check_settings(settings: &[(String, String)], placement: &Placement) -> R
 }
 
 fn check(name: &str, placement: &Placement) -> Result<(), Report> {
-    let shared_rows = placement.isolation == Isolation::Shared || placement.pooling == Pooling::Shared;
-    let names_tenant = placement.tenant_parameter.as_ref().is_some_and(|p| p.eq_ignore_ascii_case(name));
+    let shared_rows = placement.terms.isolation == Isolation::Shared || placement.terms.pooling == Pooling::Shared;
+    let names_tenant = placement.terms.tenant_parameter.as_ref().is_some_and(|p| p.eq_ignore_ascii_case(name));
     if DENIED.contains(&name) || name.starts_with(OWN_PREFIX) || names_tenant || (shared_rows && name == "row_security")
     {
         let message = format!("permission denied to set parameter \"{name}\"");
         return Err(Report::fatal(SqlState::INSUFFICIENT_PRIVILEGE, message));
     }
-    if placement.pooling == Pooling::Shared && !CARRIED.contains(&name) {
+    if placement.terms.pooling == Pooling::Shared && !CARRIED.contains(&name) {
         let message = format!("parameter \"{name}\" cannot be set at start-up with shared pooling");
         let report = Report::fatal(SqlState::FEATURE_NOT_SUPPORTED, message);
         return Err(report
@@ -78,8 +78,9 @@ mod tests {
     fn placement(pooling: Pooling, isolation: Isolation) -> Placement {
         let mut acme = tenant("acme", &["finance"]);
         let mut placement = Arc::unwrap_or_clone(acme.placements.remove(0));
-        (placement.pooling, placement.isolation) = (pooling, isolation);
-        placement.tenant_parameter = Some("app.Tenant_Id".to_owned());
+        let terms = Arc::make_mut(&mut placement.terms);
+        (terms.pooling, terms.isolation) = (pooling, isolation);
+        terms.tenant_parameter = Some("app.Tenant_Id".to_owned());
         placement
     }
 

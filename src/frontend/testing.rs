@@ -11,7 +11,7 @@ use super::identify::Request;
 use super::names::Source;
 use crate::net::{ServerTls, Stream, server_name, tls};
 use crate::tenant::{
-    Alias, Isolation, Login, Placement, Pooling, Server, Slug, SslMode, Tenant, TenantId, TenantStatus,
+    Alias, Isolation, Login, Placement, Pooling, Server, Slug, SslMode, Tenant, TenantId, TenantStatus, Terms,
 };
 
 /// An active tenant with a login `app` and a place for each module, which also goes by `old_<module>`.
@@ -27,20 +27,23 @@ pub(crate) fn tenant(slug: &str, modules: &[&str]) -> Tenant {
         app_secret: None,
     });
     let place = |module: &&str| {
-        Arc::new(Placement {
+        let terms = Terms {
             module: module.parse().unwrap(),
             module_aliases: vec![format!("old_{module}")],
             isolation: Isolation::Schema,
-            server: Arc::clone(&server),
-            database: "tenants".parse().unwrap(),
-            schema: Some(format!("{slug}_{module}")),
-            role: None,
             pooling: Pooling::PerTenant,
             pool_mode: None,
             pool_size: None,
             search_path_extra: Vec::new(),
             tenant_parameter: None,
             set_role: false,
+        };
+        Arc::new(Placement {
+            terms: Arc::new(terms),
+            server: Arc::clone(&server),
+            database: "tenants".parse().unwrap(),
+            schema: Some(format!("{slug}_{module}").into()),
+            role: None,
             ready: true,
         })
     };

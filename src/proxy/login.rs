@@ -315,7 +315,7 @@ impl Login {
             tracing::warn!(peer = peer.to_string(), login = claim.login.login, "client named no tenant");
             notices.push(default_tenant_notice(&tenant, &live.identify));
         }
-        let (credential, server_user) = match placement.pooling {
+        let (credential, server_user) = match placement.terms.pooling {
             Pooling::PerTenant => (Credential::Keys(proof.keys.clone()), claim.login.role.clone()),
             Pooling::Shared => service_credential(&placement, &self.begin).await?,
         };
@@ -342,8 +342,8 @@ impl Login {
         let mut hasher = RapidHasher::default();
         let placement = &ticket.placement;
         (&placement.server.name, &placement.database, &ticket.server_user).hash(&mut hasher);
-        if placement.pooling == Pooling::PerTenant {
-            (ticket.tenant.id, &placement.module).hash(&mut hasher);
+        if placement.terms.pooling == Pooling::PerTenant {
+            (ticket.tenant.id, &placement.terms.module).hash(&mut hasher);
         }
         usize::try_from(hasher.finish() % self.shared.workers.len() as u64).unwrap_or(0)
     }

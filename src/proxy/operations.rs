@@ -172,7 +172,7 @@ impl Shared {
                 format!("tenant \"{}\" has no module \"{}\"", tenant.slug, module.unwrap_or_default()),
             )),
             Some(Some(placement)) => {
-                Ok(Some(Held { tenant: Some(tenant.id), module: Some(placement.module.to_string()) }))
+                Ok(Some(Held { tenant: Some(tenant.id), module: Some(placement.terms.module.to_string()) }))
             }
             None => Ok(Some(Held { tenant: Some(tenant.id), module: None })),
         }

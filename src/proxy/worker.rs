@@ -323,7 +323,8 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
         begin.thread.sessions().into_iter().filter(|control| control.tenant.id == id).collect();
     let serving = tenant.filter(|tenant| matches!(tenant.status, TenantStatus::Active | TenantStatus::Moving));
     let Some(tenant) = serving else {
-        let end = tenant.and_then(|tenant| tenant.sessions_end).filter(|end| end.by > Instant::now());
+        let end =
+            tenant.and_then(|tenant| tenant.sessions_end.as_deref().copied()).filter(|end| end.by > Instant::now());
         if let Some(end) = end {
             concerned.iter().for_each(|control| control.set_end(Some(end)));
             tokio::task::spawn_local(end_after(Rc::clone(begin), id, concerned, end));
@@ -342,7 +343,7 @@ fn tenant_changed(begin: &Rc<Begin>, id: TenantId, tenant: Option<&Arc<Tenant>>)
         }
         control.set_latest(tenant);
         let old = &control.placement;
-        let same = tenant.placement(old.module.as_str()).is_some_and(|new| new.is_same_place(old));
+        let same = tenant.placement(old.terms.module.as_str()).is_some_and(|new| new.is_same_place(old));
         if !same {
             control.drain();
         }

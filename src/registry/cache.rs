@@ -1,15 +1,17 @@
 //! What is remembered of the registry: known tenants under all their names, unknown names, and how far to trust either.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashlink::LinkedHashMap;
+use rapidhash::RapidHashMap;
+use rapidhash::fast::RandomState;
 use tokio::time::Instant;
 
-use rapidhash::RapidHashMap;
-
 use super::standing::Standing;
-use crate::tenant::{Alias, Server, ServerName, Tenant, TenantId, TenantName, TenantStatus};
+use crate::tenant::{Alias, ModuleName, Server, ServerName, Tenant, TenantId, TenantName, TenantStatus, Terms};
 
 /// The bounds of a [`Cache`].
 #[derive(Debug, Clone, Copy)]
@@ -41,16 +43,15 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Cache {
     limits: Limits,
-    known: RapidHashMap<TenantId, Known>,
+    /// The one unused for longest first.
+    known: LinkedHashMap<TenantId, Known, RandomState>,
+    /// Slugs and aliases.
     names: RapidHashMap<TenantName, TenantId>,
-    /// Known tenants, the one unused for longest first.
-    known_order: BTreeMap<u64, TenantId>,
-    /// Unknown names, with the time until which they are so, and their place in `unknown_order`.
-    unknown: HashMap<TenantName, (Instant, u64)>,
-    unknown_order: BTreeMap<u64, TenantName>,
-    tick: u64,
+    /// The time until which they are so, the oldest first. What anybody may ask for, hashed as such.
+    unknown: LinkedHashMap<TenantName, Instant, std::hash::RandomState>,
     /// Those of the known tenants, which have them in common.
     servers: HashMap<ServerName, Arc<Server>>,
+    terms: HashMap<ModuleName, Arc<Terms>>,
     /// Rises with every change heard of: an answer asked for before a change must not be kept after it.
     epoch: u64,
     polled_at: Option<Instant>,
@@ -59,13 +60,10 @@ pub(super) struct Cache {
 #[derive(Debug)]
 struct Known {
     tenant: Arc<Tenant>,
-    /// Those of its names that point here.
-    names: Box<[TenantName]>,
     /// Whether changes since it was read would have been heard of.
     verified: bool,
     fresh_until: Instant,
     good_until: Instant,
-    tick: u64,
 }
 
 impl Known {
@@ -82,13 +80,11 @@ impl Cache {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            known: RapidHashMap::default(),
+            known: LinkedHashMap::default(),
             names: RapidHashMap::default(),
-            known_order: BTreeMap::new(),
-            unknown: HashMap::new(),
-            unknown_order: BTreeMap::new(),
-            tick: 0,
+            unknown: LinkedHashMap::default(),
             servers: HashMap::new(),
+            terms: HashMap::new(),
             epoch: 0,
             polled_at: None,
         }
@@ -97,14 +93,10 @@ impl Cache {
     /// What is remembered of a name.
     pub(super) fn find(&mut self, name: &TenantName, now: Instant) -> Found {
         let watched = self.polled_at.is_some_and(|at| now < at + self.limits.watch_window);
-        if let Some((until, _)) = self.unknown.get(name) {
+        if let Some(until) = self.unknown.get(name) {
             return if watched && now < *until { Found::Fresh(None) } else { Found::Nothing };
         }
-        let Some(known) = self.names.get(name).and_then(|id| self.known.get_mut(id)) else { return Found::Nothing };
-        self.known_order.remove(&known.tick);
-        self.tick += 1;
-        known.tick = self.tick;
-        self.known_order.insert(self.tick, known.tenant.id);
+        let Some(known) = self.bearer(name).and_then(|id| self.known.to_back(&id)) else { return Found::Nothing };
         let known = &*known;
         let tenant = Arc::clone(&known.tenant);
         let good_until = known.good_until(self.polled_at, self.limits.stale_max);
@@ -154,7 +146,7 @@ impl Cache {
         }
         let Some(tenant) = answer else {
             // Whoever had the name does not have it any more.
-            if let Some(id) = self.names.get(name).copied() {
+            if let Some(id) = self.bearer(name) {
                 self.remove(id);
             }
             self.add_unknown(name.clone(), now);
@@ -164,14 +156,14 @@ impl Cache {
         if let Some(known) = self.known.get(&tenant.id).filter(newer) {
             return Some(Some(Arc::clone(&known.tenant)));
         }
-        let tenant = self.sharing_servers(tenant);
+        let tenant = self.sharing(tenant);
         self.insert(Arc::clone(&tenant), true, now + self.limits.ttl, now + self.limits.stale_max);
         Some(Some(tenant))
     }
 
     /// Takes in a tenant read elsewhere and earlier: never fresh, good for stale service until then.
     pub(super) fn restore(&mut self, tenant: Tenant, good_until: Instant) {
-        let tenant = self.sharing_servers(tenant);
+        let tenant = self.sharing(tenant);
         self.insert(tenant, false, good_until, good_until);
     }
 
@@ -179,14 +171,14 @@ impl Cache {
     /// Gives those of them that were known.
     pub(super) fn forget(&mut self, ids: &[TenantId]) -> Vec<TenantId> {
         self.epoch += 1;
-        self.clear_unknown();
+        self.unknown.clear();
         ids.iter().copied().filter(|id| self.remove(*id)).collect()
     }
 
     /// Anything may have changed: nothing is fresh any more, known tenants still serve while nobody can be asked.
     pub(super) fn doubt_everything(&mut self) {
         self.epoch += 1;
-        self.clear_unknown();
+        self.unknown.clear();
         for known in self.known.values_mut() {
             known.good_until = known.good_until(self.polled_at, self.limits.stale_max);
             known.verified = false;
@@ -206,48 +198,48 @@ impl Cache {
         Some(self.known.values().map(|known| (Arc::clone(&known.tenant), good_until(known))).collect())
     }
 
-    /// The tenant with the servers that others have, too, where they are the same.
-    fn sharing_servers(&mut self, mut tenant: Tenant) -> Arc<Tenant> {
+    /// The tenant with what others have of servers and modules, too, where it is the same.
+    fn sharing(&mut self, mut tenant: Tenant) -> Arc<Tenant> {
         for placement in tenant.placements.iter_mut().filter_map(Arc::get_mut) {
-            match self.servers.get(&placement.server.name) {
-                Some(known) if *known == placement.server => placement.server = Arc::clone(known),
-                _ => {
-                    self.servers.retain(|_, known| Arc::strong_count(known) > 1);
-                    self.servers.insert(placement.server.name.clone(), Arc::clone(&placement.server));
-                }
-            }
+            share(&mut self.servers, &mut placement.server, |server| &server.name);
+            share(&mut self.terms, &mut placement.terms, |terms| &terms.module);
         }
         Arc::new(tenant)
+    }
+
+    /// The known tenant of this name, unless nobody remembers more of it than the name.
+    fn bearer(&self, name: &TenantName) -> Option<TenantId> {
+        name.id().or_else(|| self.names.get(name).copied())
     }
 
     fn insert(&mut self, tenant: Arc<Tenant>, verified: bool, fresh_until: Instant, good_until: Instant) {
         self.remove(tenant.id);
         let room = self.known_max();
-        let mut names = names_of(&tenant);
-        names.truncate(room);
+        self.unknown.remove(&TenantName::from(tenant.id));
+        let names: Vec<_> = named(&tenant).take(room - 1).collect();
         for name in &names {
-            self.remove_unknown(name);
+            self.unknown.remove(name);
             // A name that was another's: what is remembered of that one is out of date.
             if let Some(other) = self.names.get(name).copied() {
                 self.remove(other);
             }
         }
-        while self.names.len() + names.len() > room {
-            let Some((_, oldest)) = self.known_order.pop_first() else { break };
+        while self.known.len() + self.names.len() + names.len() >= room {
+            let Some((id, _)) = self.known.front() else { break };
+            let oldest = *id;
             self.remove(oldest);
         }
-        self.tick += 1;
-        self.known_order.insert(self.tick, tenant.id);
-        self.names.extend(names.iter().map(|name| (name.clone(), tenant.id)));
-        let known = Known { names: names.into(), verified, fresh_until, good_until, tick: self.tick, tenant };
-        self.known.insert(known.tenant.id, known);
+        self.names.extend(names.into_iter().map(|name| (name, tenant.id)));
+        self.known.insert(tenant.id, Known { tenant, verified, fresh_until, good_until });
     }
 
     fn remove(&mut self, id: TenantId) -> bool {
         let Some(known) = self.known.remove(&id) else { return false };
-        self.known_order.remove(&known.tick);
-        for name in &known.names {
-            self.names.remove(name);
+        for name in named(&known.tenant) {
+            // One for which there was no room may be another's by now.
+            if self.names.get(&name) == Some(&id) {
+                self.names.remove(&name);
+            }
         }
         true
     }
@@ -262,25 +254,22 @@ impl Cache {
     }
 
     fn add_unknown(&mut self, name: TenantName, now: Instant) {
-        self.remove_unknown(&name);
-        while self.unknown.len() >= self.unknown_max() {
-            let Some((_, oldest)) = self.unknown_order.pop_first() else { break };
-            self.unknown.remove(&oldest);
-        }
-        self.tick += 1;
-        self.unknown_order.insert(self.tick, name.clone());
-        self.unknown.insert(name, (now + self.limits.negative_ttl, self.tick));
-    }
-
-    fn remove_unknown(&mut self, name: &TenantName) {
-        if let Some((_, tick)) = self.unknown.remove(name) {
-            self.unknown_order.remove(&tick);
+        // Where it was there, it goes to the end.
+        self.unknown.insert(name, now + self.limits.negative_ttl);
+        while self.unknown.len() > self.unknown_max() {
+            self.unknown.pop_front();
         }
     }
+}
 
-    fn clear_unknown(&mut self) {
-        self.unknown.clear();
-        self.unknown_order.clear();
+/// Takes what is known of this name instead, if it is the same, else makes it known.
+fn share<N: Clone + Eq + Hash, T: PartialEq>(known: &mut HashMap<N, Arc<T>>, own: &mut Arc<T>, name: fn(&T) -> &N) {
+    match known.get(name(own)) {
+        Some(common) if common == own => *own = Arc::clone(common),
+        _ => {
+            known.retain(|_, known| Arc::strong_count(known) > 1);
+            known.insert(name(own).clone(), Arc::clone(own));
+        }
     }
 }
 
@@ -292,10 +281,14 @@ fn is_settled(tenant: &Tenant) -> bool {
 
 /// All names of a tenant, normalised: the ones it is likeliest to be asked for by first.
 pub(super) fn names_of(tenant: &Tenant) -> Vec<TenantName> {
+    [TenantName::from(tenant.id)].into_iter().chain(named(tenant)).collect()
+}
+
+/// Its names beside the id.
+fn named(tenant: &Tenant) -> impl Iterator<Item = TenantName> {
     // Whatever is a slug or an alias is a name, too.
     let aliases = tenant.aliases.iter().map(Alias::as_str);
-    let named = [tenant.slug.as_str()].into_iter().chain(aliases).filter_map(|name| TenantName::parse(name).ok());
-    [TenantName::from(tenant.id)].into_iter().chain(named).collect()
+    [tenant.slug.as_str()].into_iter().chain(aliases).filter_map(|name| TenantName::parse(name).ok())
 }
 
 #[cfg(test)]
@@ -367,20 +360,23 @@ mod tests {
     }
 
     fn placement(server: &str) -> Placement {
-        Placement {
+        let terms = Terms {
             module: "app".parse().unwrap(),
             module_aliases: Vec::new(),
             isolation: Isolation::Database,
-            server: Arc::new(serde_json::from_str(server).unwrap()),
-            database: "app".parse().unwrap(),
-            schema: None,
-            role: None,
             pooling: Pooling::PerTenant,
             pool_mode: None,
             pool_size: None,
             search_path_extra: Vec::new(),
             tenant_parameter: None,
             set_role: false,
+        };
+        Placement {
+            terms: Arc::new(terms),
+            server: Arc::new(serde_json::from_str(server).unwrap()),
+            database: "app".parse().unwrap(),
+            schema: None,
+            role: None,
             ready: true,
         }
     }
@@ -487,7 +483,7 @@ mod tests {
             cache.learn(&name(&format!("guess{guess}")), None, 0, now).unwrap();
         }
         assert_eq!(fresh(&mut cache, "acme", now).as_deref(), Some("acme"));
-        assert_eq!((cache.unknown.len(), cache.unknown_order.len()), (2, 2));
+        assert_eq!(cache.unknown.len(), 2);
     }
 
     #[test]
@@ -501,6 +497,6 @@ mod tests {
         cache.learn(&name("t5"), Some(tenant(5, "t5", 1)), 0, now).unwrap();
         assert!(fresh(&mut cache, "t1", now).is_some());
         assert_eq!(cache.find(&name("t2"), now), Found::Nothing);
-        assert!(cache.names.len() <= 14 && cache.known.len() == cache.known_order.len());
+        assert!(cache.names.len() + cache.known.len() <= 14);
     }
 }

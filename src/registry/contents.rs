@@ -8,7 +8,8 @@ use super::cache::names_of;
 use super::rows::{ModuleRow, PlacementRow, PlacementStatus, TenantDetails};
 use crate::auth::Verifier;
 use crate::tenant::{
-    Isolation, NameError, Placement, Pooling, SchemaName, Server, ServerName, SessionsEnd, Tenant, TenantId, TenantName,
+    Isolation, NameError, Placement, Pooling, SchemaName, Server, ServerName, SessionsEnd, Tenant, TenantId,
+    TenantName, Terms,
 };
 
 /// Everything a registry knows of servers, modules and tenants.
@@ -102,7 +103,7 @@ impl Contents {
             name: details.tenant.name.clone(),
             status: details.tenant.status,
             // A file has no grace.
-            sessions_end: details.tenant.sessions_end_at.map(|at| SessionsEnd::new(at, 0.0)),
+            sessions_end: details.tenant.sessions_end_at.map(|at| Box::new(SessionsEnd::new(at, 0.0))),
             aliases: details.aliases.clone(),
             allow: details.allow.clone(),
             default_module: details.tenant.default_module.clone(),
@@ -121,20 +122,23 @@ fn placement(row: &PlacementRow, module: &ModuleRow, server: Arc<Server>) -> Pla
         Isolation::Database => Pooling::PerTenant,
         Isolation::Schema | Isolation::Shared => row.pooling.unwrap_or(module.pooling),
     };
-    Placement {
+    let terms = Terms {
         module: row.module.clone(),
         module_aliases: module.aliases.clone(),
         isolation: row.isolation,
-        server,
-        database: row.database.clone(),
-        schema: row.schema.clone(),
-        role: row.role.as_ref().map(|role| role.as_str().to_owned()),
         pooling,
         pool_mode: row.pool_mode.or(module.pool_mode),
         pool_size: row.pool_size.or(module.pool_size),
         search_path_extra: module.search_path_extra.clone(),
         tenant_parameter: module.tenant_parameter.clone(),
         set_role: module.set_role,
+    };
+    Placement {
+        terms: Arc::new(terms),
+        server,
+        database: row.database.clone(),
+        schema: row.schema.as_deref().map(Into::into),
+        role: row.role.as_ref().map(|role| role.as_str().into()),
         ready: row.status == PlacementStatus::Ready,
     }
 }

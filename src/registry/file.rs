@@ -221,12 +221,12 @@ slug = "beta"
         assert_eq!(acme.default_placement().unwrap().schema.as_deref(), Some("tenant_acme"));
         assert!(acme.allows("10.1.2.3".parse().ok()) && !acme.allows("192.0.2.2".parse().ok()) && !acme.allows(None));
         assert!(beta.allows(None));
-        assert_eq!(acme.placement("crm").unwrap().pool_size, Some(3));
+        assert_eq!(acme.placement("crm").unwrap().terms.pool_size, Some(3));
         assert_eq!((acme.limits.max_clients, beta.limits.is_empty()), (Some(3), true));
         assert_eq!(beta.placements[0].schema.as_deref(), Some("tenant_beta"));
         assert_eq!(beta.placements[0].database.as_str(), "operations");
-        assert_eq!(beta.placements[0].isolation, Isolation::Schema);
-        assert_eq!(beta.placements[0].search_path_extra, ["common"]);
+        assert_eq!(beta.placements[0].terms.isolation, Isolation::Schema);
+        assert_eq!(beta.placements[0].terms.search_path_extra, ["common"]);
         assert_eq!(beta.logins[0].role, "beta_app");
         assert_eq!((beta.name.as_str(), beta.status), ("beta", TenantStatus::Active));
         assert!(beta.placements[0].ready);

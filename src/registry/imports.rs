@@ -32,6 +32,7 @@ pub struct ImportRecord {
 /// One thing that an import made or changed.
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "each is read and put elsewhere at once")]
 enum Item {
     Server { before: Option<crate::tenant::Server>, after: crate::tenant::Server },
     Module { before: Option<super::rows::ModuleRow>, after: super::rows::ModuleRow },

@@ -10,7 +10,7 @@ use crate::address::Network;
 use crate::limits::Own;
 use crate::tenant::{
     Alias, DatabaseName, Isolation, Login, ModuleName, Placement, PoolMode, Pooling, Server, SessionsEnd, Slug, Tenant,
-    TenantId, TenantStatus,
+    TenantId, TenantStatus, Terms,
 };
 
 /// A [`Tenant`] as JSON.
@@ -68,7 +68,9 @@ impl From<TenantRecord> for Tenant {
             slug: r.slug,
             name: r.name,
             status: r.status,
-            sessions_end: r.sessions_end_at.map(|at| SessionsEnd::new(at, r.sessions_end_in.unwrap_or_default())),
+            sessions_end: r
+                .sessions_end_at
+                .map(|at| Box::new(SessionsEnd::new(at, r.sessions_end_in.unwrap_or_default()))),
             allow: r.allow,
             aliases: r.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect(),
             default_module: r.default_module,
@@ -82,20 +84,23 @@ impl From<TenantRecord> for Tenant {
 
 impl From<PlacementRecord> for Placement {
     fn from(r: PlacementRecord) -> Self {
-        Self {
+        let terms = Terms {
             module: r.module,
             module_aliases: r.module_aliases,
             isolation: r.isolation,
-            server: Arc::new(r.server),
-            database: r.database,
-            schema: r.schema,
-            role: r.role,
             pooling: r.pooling,
             pool_mode: r.pool_mode,
             pool_size: r.pool_size,
             search_path_extra: r.search_path_extra,
             tenant_parameter: r.tenant_parameter,
             set_role: r.set_role,
+        };
+        Self {
+            terms: Arc::new(terms),
+            server: Arc::new(r.server),
+            database: r.database,
+            schema: r.schema.map(String::into_boxed_str),
+            role: r.role.map(String::into_boxed_str),
             ready: r.ready,
         }
     }
@@ -108,7 +113,7 @@ impl From<&Tenant> for TenantRecord {
             slug: t.slug.clone(),
             name: t.name.clone(),
             status: t.status,
-            sessions_end_at: t.sessions_end.map(|end| end.at),
+            sessions_end_at: t.sessions_end.as_ref().map(|end| end.at),
             // Kept for a process that has no sessions yet.
             sessions_end_in: None,
             allow: t.allow.clone(),
@@ -125,19 +130,19 @@ impl From<&Tenant> for TenantRecord {
 impl From<&Placement> for PlacementRecord {
     fn from(p: &Placement) -> Self {
         Self {
-            module: p.module.clone(),
-            module_aliases: p.module_aliases.clone(),
-            isolation: p.isolation,
+            module: p.terms.module.clone(),
+            module_aliases: p.terms.module_aliases.clone(),
+            isolation: p.terms.isolation,
             server: (*p.server).clone(),
             database: p.database.clone(),
-            schema: p.schema.clone(),
-            role: p.role.clone(),
-            pooling: p.pooling,
-            pool_mode: p.pool_mode,
-            pool_size: p.pool_size,
-            search_path_extra: p.search_path_extra.clone(),
-            tenant_parameter: p.tenant_parameter.clone(),
-            set_role: p.set_role,
+            schema: p.schema.as_deref().map(str::to_owned),
+            role: p.role.as_deref().map(str::to_owned),
+            pooling: p.terms.pooling,
+            pool_mode: p.terms.pool_mode,
+            pool_size: p.terms.pool_size,
+            search_path_extra: p.terms.search_path_extra.clone(),
+            tenant_parameter: p.terms.tenant_parameter.clone(),
+            set_role: p.terms.set_role,
             ready: p.ready,
         }
     }
@@ -154,7 +159,7 @@ mod tests {
             r#"{{"id": "00000000-0000-0000-0000-000000000001", "slug": "acme", "name": "", "status": "suspended", "aliases": [],
                 "default_module": null, "placements": [], "logins": [], "generation": 1, {record}}}"#
         );
-        Tenant::from(serde_json::from_str::<TenantRecord>(&whole).unwrap()).sessions_end.unwrap()
+        Tenant::from(serde_json::from_str::<TenantRecord>(&whole).unwrap()).sessions_end.map(|end| *end).unwrap()
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl Ticket {
             && let Some(schema) = &self.placement.schema
             && !has_schema(&mut server.stream, schema, STEP_TIMEOUT).await.map_err(unreachable)?
         {
-            let missing = ConnectError::MissingSchema(schema.clone()).report();
+            let missing = ConnectError::MissingSchema(schema.to_string()).report();
             server.checkin();
             return Err(missing.into());
         }

@@ -44,7 +44,7 @@ impl Ticket {
 
     /// Those without which the client would not be let in: the one that opens its server connections, and the one that these switch to.
     fn roles(&self) -> Vec<&str> {
-        let switched = self.placement.pooling == Pooling::Shared && self.placement.role.is_some();
+        let switched = self.placement.terms.pooling == Pooling::Shared && self.placement.role.is_some();
         [Some(self.server_user.as_str()), switched.then_some(self.claim.login.role.as_str())]
             .into_iter()
             .flatten()

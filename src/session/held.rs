@@ -16,7 +16,7 @@ impl Held {
     #[must_use]
     pub fn covers(&self, tenant: TenantId, placement: &Placement) -> bool {
         self.tenant.is_none_or(|held| held == tenant)
-            && self.module.as_ref().is_none_or(|held| *held == placement.module.as_str())
+            && self.module.as_ref().is_none_or(|held| *held == placement.terms.module.as_str())
     }
 
     /// Whether the pool of a tenant (none where it is all tenants') is among them.

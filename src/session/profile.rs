@@ -119,9 +119,12 @@ impl Profile {
 
     fn make(ticket: &Ticket, config: Rc<pool::Config>, begin: &Begin) -> Self {
         let placement = &ticket.placement;
-        let shared = placement.pooling == Pooling::Shared;
-        let mode =
-            if ticket.replication().is_some() { PoolMode::Session } else { placement.pool_mode.unwrap_or(config.mode) };
+        let shared = placement.terms.pooling == Pooling::Shared;
+        let mode = if ticket.replication().is_some() {
+            PoolMode::Session
+        } else {
+            placement.terms.pool_mode.unwrap_or(config.mode)
+        };
         let session_mode = mode == PoolMode::Session;
         let own = own_settings(ticket);
         let (startup, context) = if shared {
@@ -137,7 +140,7 @@ impl Profile {
         };
         let key = PoolKey {
             tenant: (!shared).then_some(ticket.tenant.id),
-            module: placement.module.clone(),
+            module: placement.terms.module.clone(),
             address: ServerAddress::new(&placement.server),
             database: placement.database.as_str().to_owned(),
             user: ticket.server_user.clone(),
@@ -147,7 +150,7 @@ impl Profile {
             class,
             affinity: affinity(&context),
             startup,
-            require_schema: if shared { None } else { placement.schema.clone() },
+            require_schema: if shared { None } else { placement.schema.as_deref().map(str::to_owned) },
             lane: shared.then(|| begin.pools.lane(&key, ticket.tenant.id, &ticket.tenant.limits)),
         };
         Self {
@@ -158,7 +161,7 @@ impl Profile {
             assertion: Rc::new(Assertion::new(context, shared)),
             pool_id,
             prepared_max: config.max_prepared_statements,
-            keeps_unnamed: config.keeps_unnamed(placement.module.as_str()),
+            keeps_unnamed: config.keeps_unnamed(placement.terms.module.as_str()),
             session_mode,
             shared,
             rules: Rc::new(rules),
@@ -195,10 +198,10 @@ pub(super) fn affinity(context: &Context) -> u64 {
 /// What a client may not set on a connection that serves other tenants.
 fn shared_rules(placement: &Placement, context: &Context) -> SharedRules {
     let common = ["public", "$user", "pg_catalog", "pg_temp", "information_schema", ""].map(str::to_owned);
-    let own = placement.schema.iter().chain(&placement.search_path_extra).cloned();
+    let own = placement.schema.iter().map(ToString::to_string).chain(placement.terms.search_path_extra.iter().cloned());
     let whose = ["role", "session_authorization"].map(str::to_owned);
     let whose = whose.into_iter().filter(|_| context.role.is_some());
-    let tenant = placement.tenant_parameter.iter().map(|name| name.to_ascii_lowercase());
+    let tenant = placement.terms.tenant_parameter.iter().map(|name| name.to_ascii_lowercase());
     SharedRules { schemas: common.into_iter().chain(own).collect(), parameters: whose.chain(tenant).collect() }
 }
 
@@ -211,20 +214,20 @@ fn own_settings(ticket: &Ticket) -> Vec<(String, String)> {
         settings.push(("search_path".to_owned(), path));
     }
     let id = ticket.tenant.id.to_string();
-    settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), id.clone())));
+    settings.extend(placement.terms.tenant_parameter.iter().map(|name| (name.clone(), id.clone())));
     settings.push((TENANT_PARAMETER.to_owned(), id));
     settings
 }
 
 /// The tenant's schema, the configured extras, and temporary objects last so that they never hide the tenant's.
 fn search_path(placement: &Placement) -> Option<String> {
-    let shared = placement.pooling == Pooling::Shared;
+    let shared = placement.terms.pooling == Pooling::Shared;
     let own = match &placement.schema {
         Some(schema) => quote_ident(schema),
-        None if shared || !placement.search_path_extra.is_empty() => quote_ident("public"),
+        None if shared || !placement.terms.search_path_extra.is_empty() => quote_ident("public"),
         None => return None,
     };
-    let extras = placement.search_path_extra.iter().map(|schema| quote_ident(schema));
+    let extras = placement.terms.search_path_extra.iter().map(|schema| quote_ident(schema));
     Some([own].into_iter().chain(extras).chain(["pg_temp".to_owned()]).collect::<Vec<_>>().join(", "))
 }
 
@@ -235,7 +238,7 @@ fn neutral_settings(placement: &Placement) -> Vec<(String, String)> {
         // Texts stay readable whatever the service login's own defaults are, which any of its tenants might have set.
         ("standard_conforming_strings".to_owned(), "on".to_owned()),
     ];
-    settings.extend(placement.tenant_parameter.iter().map(|name| (name.clone(), String::new())));
+    settings.extend(placement.terms.tenant_parameter.iter().map(|name| (name.clone(), String::new())));
     settings.push((TENANT_PARAMETER.to_owned(), String::new()));
     settings
 }
@@ -259,7 +262,7 @@ fn per_tenant_settings(
 }
 
 fn own_context(ticket: &Ticket, settings: Vec<(String, String)>) -> Context {
-    let role = if ticket.placement.set_role { ticket.placement.role.clone() } else { None };
+    let role = ticket.placement.role.as_deref().filter(|_| ticket.placement.terms.set_role).map(str::to_owned);
     Context { tenant: Some(ticket.tenant.id), settings, role }
 }
 

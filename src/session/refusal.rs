@@ -47,7 +47,7 @@ impl Ticket {
     /// that it is the operator's.
     pub(super) fn not_let_in(&self, role: &str, unfit: Unfit) -> Refusal {
         tracing::warn!(tenant = %self.tenant.slug, role, ?unfit, "role may not log in");
-        let report = if self.placement.pooling == Pooling::Shared && role == self.server_user {
+        let report = if self.placement.terms.pooling == Pooling::Shared && role == self.server_user {
             error::service_login()
         } else if unfit == Unfit::NoLogin {
             error::no_login(role)
