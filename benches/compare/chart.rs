@@ -13,11 +13,13 @@ const UNIT: f64 = 260.0;
 const WIDTH: f64 = LEFT + 2.0 * UNIT + 60.0;
 /// Longer bars are cut here; their figure is beside them.
 const RATIO_MAX: f64 = 2.0;
-const COLOURS: [(&str, &str); 4] = [
+const COLOURS: [(&str, &str); 6] = [
     ("pgbouncer", "#9aa0a6"),
     ("pgtenant", "#1a73e8"),
     ("pgtenant, epoll", "#12a4af"),
     ("pgtenant, keeping", "#9334e6"),
+    ("odyssey", "#f9ab00"),
+    ("haproxy", "#d5a6a0"),
 ];
 
 /// The proxy's CPU seconds for a transaction over PgBouncer's, by workload.
@@ -46,8 +48,9 @@ pub(crate) fn draw(report: &Report) -> String {
         "CPU of the proxy for a transaction, over PgBouncer\u{2019}s in the same round (median)",
     );
     text(&mut head, 8.0, 30.0, "start", report.title());
-    for (index, (name, colour)) in COLOURS.iter().enumerate() {
-        let x = 8.0 + 150.0 * index as f64;
+    let taking_part = COLOURS.iter().filter(|(name, _)| report.has(name));
+    for (index, (name, colour)) in taking_part.enumerate() {
+        let x = 8.0 + 120.0 * index as f64;
         rectangle(&mut head, x, 38.0, 10.0, 10.0, colour);
         text(&mut head, x + 14.0, 47.0, "start", name);
     }

@@ -32,18 +32,34 @@ impl Stat {
     }
 }
 
-/// CPU time of a server, its children included, so far.
-pub(crate) fn family_cpu(pid: u32) -> Result<Duration> {
-    let parent = Stat::of(pid)?;
-    let mut total = parent.own + parent.ended_children;
-    for entry in fs::read_dir("/proc")? {
-        let Ok(child) = entry?.file_name().to_string_lossy().parse() else { continue };
-        // One that has just ended counts with its parent the next time.
-        if let Ok(stat) = Stat::of(child)
-            && stat.parent == pid
-        {
-            total += stat.own;
+/// A server and its children.
+pub(crate) struct Family {
+    /// CPU time of all so far, of those that have ended as well.
+    pub(crate) cpu: Duration,
+    /// How many children there are.
+    pub(crate) children: usize,
+}
+
+impl Family {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        loop {
+            let before = Stat::of(pid)?;
+            let (mut children, mut cpu) = (0, Duration::ZERO);
+            for entry in fs::read_dir("/proc")? {
+                let Ok(child) = entry?.file_name().to_string_lossy().parse() else { continue };
+                // One that has just ended is its parent's.
+                if let Ok(stat) = Stat::of(child)
+                    && stat.parent == pid
+                {
+                    children += 1;
+                    cpu += stat.own;
+                }
+            }
+            let parent = Stat::of(pid)?;
+            // One that ended meanwhile may have been counted twice, or not at all.
+            if parent.ended_children == before.ended_children {
+                return Ok(Self { cpu: cpu + parent.own + parent.ended_children, children });
+            }
         }
     }
-    Ok(total)
 }

@@ -4,6 +4,7 @@ mod chart;
 mod copy;
 mod cpu;
 mod owner;
+mod peers;
 mod pgbench;
 mod place;
 mod report;
@@ -41,6 +42,12 @@ pub(crate) struct Options {
     /// PgBouncer's program, for one that is newer than the system's.
     #[arg(long, default_value = "/usr/sbin/pgbouncer")]
     pgbouncer: PathBuf,
+    /// Odyssey's program, which then takes part.
+    #[arg(long)]
+    odyssey: Option<PathBuf>,
+    /// HAProxy's program, which then takes part as a relay that knows nothing of what it carries.
+    #[arg(long)]
+    haproxy: Option<PathBuf>,
     /// Writes the table there as well.
     #[arg(long)]
     markdown: Option<PathBuf>,
@@ -153,7 +160,7 @@ fn in_turn(targets: &[Target], round: u32) -> impl Iterator<Item = &Target> {
 }
 
 async fn run(place: &Place, target: &Target, workload: Workload, seconds: u32) -> Result<Run> {
-    let before = (target.cpu()?, place.server_cpu()?);
+    let before = (target.cpu()?, place.server()?);
     let measured = match workload {
         Workload::Select(mode, clients) => pgbench::run(place, target, &["-S", "-M", mode], clients, seconds)?,
         Workload::Update(clients) => pgbench::run(place, target, &[], clients, seconds)?,
@@ -165,6 +172,9 @@ async fn run(place: &Place, target: &Target, workload: Workload, seconds: u32) -
         Workload::Copy(clients) => copy::run(place, target, clients, seconds).await?,
     };
     let used = target.cpu()?.zip(before.0).map(|(after, before)| after - before);
-    let server_cpu = place.server_cpu()?.saturating_sub(before.1);
+    if used.is_none() {
+        place.wait_for_children(before.1.children).await?;
+    }
+    let server_cpu = place.server()?.cpu.saturating_sub(before.1.cpu);
     Ok(Run { cpu: used, server_cpu, ..measured })
 }

@@ -3,18 +3,21 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pgtenant::cluster::Cluster;
 
 use crate::Options;
-use crate::cpu::family_cpu;
+use crate::cpu::Family;
 use crate::owner::{self, Owner};
 
 pub(crate) const DATABASE: &str = "bench";
 pub(crate) const ROLE: &str = "bench";
 pub(crate) const PASSWORD: &str = "bench password";
+
+/// How long server processes may take to end.
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where everything happens.
 pub(crate) struct Place {
@@ -64,10 +67,20 @@ impl Place {
         Ok(())
     }
 
-    /// CPU time of the server so far.
-    pub(crate) fn server_cpu(&self) -> Result<Duration> {
+    /// The server's processes.
+    pub(crate) fn server(&self) -> Result<Family> {
         let pid = self.cluster.server_pid().context("the server has ended")?;
-        family_cpu(u32::try_from(pid)?)
+        Family::of(u32::try_from(pid)?)
+    }
+
+    /// Waits until the server has no more processes than that: what one of them used is its parent's once it has ended.
+    pub(crate) async fn wait_for_children(&self, children: usize) -> Result<()> {
+        let deadline = Instant::now() + LEAVING_TIMEOUT;
+        while self.server()?.children > children {
+            ensure!(Instant::now() < deadline, "server processes do not end though their clients have left");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
     /// A client program: the one beside the server's, else the one in `PATH`.

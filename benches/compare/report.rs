@@ -71,10 +71,10 @@ impl Report {
     pub(crate) fn new(place: &Place, targets: &Targets, options: &Options) -> Self {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let title = format!(
-            "pgtenant {}, PgBouncer {} (transaction mode, pools of {}), PostgreSQL {}; pgbench scale {}; \
+            "pgtenant {}, {} (transaction mode, pools of {}), PostgreSQL {}; pgbench scale {}; \
              {} rounds of {} s; {cores} cores",
             env!("CARGO_PKG_VERSION"),
-            targets.pgbouncer,
+            targets.peers,
             options.pool_size,
             place.version,
             options.scale,
@@ -101,6 +101,11 @@ impl Report {
         };
         // Without PgBouncer there is nothing to compare with: direct PostgreSQL has no proxy.
         Workload::ALL.into_iter().map(of).filter(|(_, ratios)| ratios.len() > 1).collect()
+    }
+
+    /// Whether somebody of this name took part.
+    pub(crate) fn has(&self, target: &str) -> bool {
+        self.targets.contains(&target)
     }
 
     /// What was run.

@@ -1,5 +1,6 @@
 //! What is compared: direct PostgreSQL, PgBouncer, pgtenant.
 
+use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -10,10 +11,11 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 
 use crate::Options;
+use crate::peers;
 use crate::place::{DATABASE, PASSWORD, Place, ROLE};
 use crate::supervised::Supervised;
 
-const HOST: &str = "127.0.0.1";
+pub(crate) const HOST: &str = "127.0.0.1";
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 const PGTENANT: &str = env!("CARGO_BIN_EXE_pgtenant");
 
@@ -31,6 +33,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// A proxy that clients log in to as to the server.
+    pub(crate) fn peer(name: &'static str, port: u16, process: Supervised) -> Self {
+        Self { name, port, user: ROLE, carries_statements: true, keeps_statements: false, process: Some(process) }
+    }
+
     /// The proxy's CPU time so far; none without a proxy.
     pub(crate) fn cpu(&self) -> Result<Option<Duration>> {
         self.process.as_ref().map(Supervised::cpu).transpose()
@@ -68,15 +75,15 @@ impl Target {
 /// Everyone who takes part.
 pub(crate) struct Targets {
     all: Vec<Target>,
-    /// PgBouncer's version, for the report.
-    pub(crate) pgbouncer: String,
+    /// The other proxies and their versions, for the report.
+    pub(crate) peers: String,
 }
 
 impl Targets {
     pub(crate) async fn start(place: &Place, options: &Options) -> Result<Self> {
         let (pgbouncer, carries_statements) = pgbouncer_version(&options.pgbouncer)?;
         let direct = place.cluster.port();
-        let all = vec![
+        let mut all = vec![
             Target {
                 name: "postgres",
                 port: direct,
@@ -90,7 +97,16 @@ impl Targets {
             start_pgtenant(place, options, "pgtenant, epoll", "engine = 'epoll'\n")?.ready().await?,
             start_pgtenant(place, options, "pgtenant, keeping", "")?.ready().await?,
         ];
-        Ok(Self { all, pgbouncer })
+        let mut peers = format!("PgBouncer {pgbouncer}");
+        if let Some(program) = &options.odyssey {
+            all.push(peers::start_odyssey(place, options, program)?.ready().await?);
+            write!(peers, ", Odyssey {}", peers::version(program, "--version")?)?;
+        }
+        if let Some(program) = &options.haproxy {
+            all.push(peers::start_haproxy(place, options, program)?.ready().await?);
+            write!(peers, ", HAProxy {}", peers::version(program, "-v")?)?;
+        }
+        Ok(Self { all, peers })
     }
 
     pub(crate) fn all(&self) -> &[Target] {
@@ -128,8 +144,7 @@ fn start_pgbouncer(place: &Place, options: &Options, carries_statements: bool) -
     );
     place.write("pgbouncer.ini", &config)?;
     let process = Supervised::start(place, &options.pgbouncer, &["pgbouncer.ini"], "pgbouncer")?;
-    let process = Some(process);
-    Ok(Target { name: "pgbouncer", port, user: ROLE, carries_statements, keeps_statements: false, process })
+    Ok(Target { carries_statements, ..Target::peer("pgbouncer", port, process) })
 }
 
 fn start_pgtenant(place: &Place, options: &Options, name: &'static str, listen: &str) -> Result<Target> {
@@ -160,6 +175,6 @@ fn start_pgtenant(place: &Place, options: &Options, name: &'static str, listen: 
     Ok(Target { name, port, user: "app@acme", carries_statements: true, keeps_statements, process })
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((HOST, 0))?.local_addr()?.port())
 }
