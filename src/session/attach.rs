@@ -163,7 +163,7 @@ impl Relay {
             if needed.forgets {
                 server.prepared.clear();
             }
-            self.up.prefix = needed.bytes;
+            self.up.prefix = self.thread.prefix(&needed);
             swallow = needed.ready_count;
         }
         let mut link = Link { swallow, ..Link::new(server) };
@@ -295,7 +295,7 @@ impl Relay {
         let Some(needed) = self.place.assertion.again(&taken_away, is_known) else { return false };
         link.server.asserted = Asserted::Unknown;
         link.swallow = needed.ready_count;
-        self.up.prefix = needed.bytes;
+        self.up.prefix = self.thread.prefix(&needed);
         // A simple query ends it.
         link.server.unnamed_owner = NO_SESSION;
         true

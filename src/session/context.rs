@@ -1,5 +1,6 @@
 //! What makes a shared backend one tenant's: the settings asserted at a hand-over, as bytes ready to be sent.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::rc::Rc;
 
@@ -14,21 +15,35 @@ use crate::tenant::{quote_ident, quote_literal};
 /// for what is not seen: made inside functions, or by a plain INSERT (`lastval`). Statements that pgtenant itself keeps there go too, as they
 /// must: pg_prepared_statements shows their texts. One statement, since the server takes twice as long for its parts one by one.
 const FORGET: &str = "DISCARD ALL";
+/// The same as a Query message: it is sent at each hand-over between two tenants.
+const FORGET_MESSAGE: &[u8] = b"Q\0\0\0\x10DISCARD ALL\0";
 
 /// The same where all clients are one tenant's.
 const NEUTRAL: &str = "RESET ALL;RESET ROLE";
+/// As above.
+const NEUTRAL_MESSAGE: &[u8] = b"Q\0\0\0\x19RESET ALL;RESET ROLE\0";
 
 /// Shorter time-outs can break what is sent at a hand-over, on a busy machine.
 const TIMEOUT_MS_MIN: u64 = 1000;
 
 /// What has to be sent in front of a session's messages.
-pub(crate) struct Needed {
-    /// The messages.
-    pub(crate) bytes: BytesMut,
+pub(crate) struct Needed<'a> {
+    /// The message that takes away what another session left, where there may be something.
+    neutral: &'static [u8],
+    /// The message that sets.
+    set: Cow<'a, [u8]>,
     /// How many ReadyForQuery they bring.
     pub(crate) ready_count: u32,
     /// They take away the connection's prepared statements.
     pub(crate) forgets: bool,
+}
+
+impl Needed<'_> {
+    /// Puts the messages behind what is there.
+    pub(super) fn put(&self, out: &mut BytesMut) {
+        out.extend_from_slice(self.neutral);
+        out.extend_from_slice(&self.set);
+    }
 }
 
 /// A context, and the messages that assert it.
@@ -81,21 +96,21 @@ impl Assertion {
 
     /// Takes away whatever another tenant's session left. A message of its own in front of the one that sets: should one of the two be
     /// cancelled by somebody's late signal, the other still keeps this client out of the other tenant's place.
-    fn neutral(&self) -> BytesMut {
-        query(if self.shared { FORGET } else { NEUTRAL })
+    const fn neutral(&self) -> &'static [u8] {
+        if self.shared { FORGET_MESSAGE } else { NEUTRAL_MESSAGE }
     }
 
     /// What has to be sent before this session's next message on a connection with this state, last used by another
     /// session or not.
-    pub(crate) fn needed(&self, asserted: &Asserted, same_session: bool) -> Option<Needed> {
+    pub(crate) fn needed(&self, asserted: &Asserted, same_session: bool) -> Option<Needed<'_>> {
         let both = || {
-            let mut bytes = self.neutral();
-            bytes.extend_from_slice(self.set());
-            Some(Needed { bytes, ready_count: if self.set().is_empty() { 1 } else { 2 }, forgets: self.shared })
+            let set = Cow::Borrowed(&self.set()[..]);
+            let ready_count = if set.is_empty() { 1 } else { 2 };
+            Some(Needed { neutral: self.neutral(), set, ready_count, forgets: self.shared })
         };
         match asserted {
             Asserted::Unknown => both(),
-            Asserted::Fresh => needed(self.set()),
+            Asserted::Fresh => needed(Cow::Borrowed(self.set())),
             Asserted::Is(old) => {
                 let same = Rc::ptr_eq(old, &self.context) || **old == *self.context;
                 if same && (same_session || !self.shared) {
@@ -103,14 +118,16 @@ impl Assertion {
                 }
                 // Another client of the same tenant: what a function may have left is set again. Another tenant, or other
                 // settings: first everything goes.
-                if same || self.covers(old) { needed(self.set()) } else { both() }
+                if same || self.covers(old) { needed(Cow::Borrowed(self.set())) } else { both() }
             }
         }
     }
 
     /// The messages as text, for a connection on which nothing else is under way.
-    pub(crate) fn statements(needed: &Needed) -> Vec<String> {
-        let mut rest = &needed.bytes[..];
+    pub(crate) fn statements(needed: &Needed<'_>) -> Vec<String> {
+        let mut bytes = BytesMut::new();
+        needed.put(&mut bytes);
+        let mut rest = &bytes[..];
         let mut statements = Vec::new();
         while let Ok(Some(head)) = header(rest) {
             let body = &rest[HEADER_BYTES..head.frame_bytes - 1];
@@ -131,10 +148,11 @@ impl Assertion {
 
     /// The message that gives again what a client took away of what pgtenant gives, but not what the client has set itself
     /// since; that too while it is not known.
-    pub(super) fn again(&self, given: &Given, is_known: bool) -> Option<Needed> {
+    pub(super) fn again(&self, given: &Given, is_known: bool) -> Option<Needed<'static>> {
         let mut settings = self.base.settings.clone();
         settings.retain(|set| given.has(&set.0) && (!is_known || self.context.settings.contains(set)));
-        needed(&message(&statements(&settings, self.base.role.as_deref().filter(|_| given.role))))
+        let set = message(&statements(&settings, self.base.role.as_deref().filter(|_| given.role)));
+        needed(Cow::Owned(set.into()))
     }
 
     /// The statements that make a connection in this state nobody's, one after the other, if a short time-out that was set
@@ -142,7 +160,8 @@ impl Assertion {
     pub(super) fn calming(&self, asserted: &Asserted, same_session: bool) -> Option<[String; 2]> {
         let Asserted::Is(old) = asserted else { return None };
         let is_short = |(name, value): &(String, String)| {
-            matches!(name.to_ascii_lowercase().as_str(), "statement_timeout" | "transaction_timeout") && is_short(value)
+            ["statement_timeout", "transaction_timeout"].iter().any(|timeout| name.eq_ignore_ascii_case(timeout))
+                && is_short(value)
         };
         let stays = **old == *self.context && (same_session || !self.shared);
         if stays || !old.settings.iter().any(is_short) {
@@ -164,8 +183,8 @@ fn is_short(timeout: &str) -> bool {
     }
 }
 
-fn needed(set: &BytesMut) -> Option<Needed> {
-    (!set.is_empty()).then(|| Needed { bytes: set.clone(), ready_count: 1, forgets: false })
+fn needed(set: Cow<'_, [u8]>) -> Option<Needed<'_>> {
+    (!set.is_empty()).then_some(Needed { neutral: &[], set, ready_count: 1, forgets: false })
 }
 
 fn message(statements: &[String]) -> BytesMut {
@@ -217,6 +236,13 @@ mod tests {
     fn assertion(timeout: &str) -> Assertion {
         let settings = vec![("statement_timeout".to_owned(), timeout.to_owned())];
         Assertion::new(Context { tenant: None, settings, role: None }, true)
+    }
+
+    #[test]
+    fn what_is_sent_at_a_hand_over_are_query_messages() {
+        for (text, message) in [(FORGET, FORGET_MESSAGE), (NEUTRAL, NEUTRAL_MESSAGE)] {
+            assert_eq!(query(text), message);
+        }
     }
 
     #[test]

@@ -539,7 +539,7 @@ impl Relay {
         }
         if !self.up.prefix.is_empty() {
             if self.up.window.prepend(&self.up.prefix, &self.thread.buffers) {
-                self.up.prefix.clear();
+                self.thread.give_prefix(std::mem::take(&mut self.up.prefix));
             } else {
                 let count = ready!(link.server.stream.poll_write(cx, &self.up.prefix))?;
                 let _ = self.up.prefix.split_to(count);

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use super::buffer::Buffers;
 use super::client::ClientState;
+use super::context::Needed;
 use super::control::{Control, Doing};
 use super::harmless::Harmless;
 use super::held::Held;
@@ -35,6 +36,9 @@ const PARAMETERS_TTL: Duration = Duration::from_secs(60);
 /// Most sets of parameters remembered.
 const PARAMETERS_MAX: usize = 1024;
 
+/// Room for a prefix that is kept.
+const PREFIX_BYTES_MAX: usize = 4096;
+
 /// The thread's buffers, clock and sessions.
 pub struct Thread {
     pub(crate) buffers: Buffers,
@@ -44,6 +48,8 @@ pub struct Thread {
     front: Handle,
     /// Where messages are put together; taken while that lasts.
     pub(crate) scratch: Cell<BytesMut>,
+    /// What the last hand-over's messages were in, for those of the next.
+    prefix: Cell<BytesMut>,
     sessions: RefCell<RapidHashMap<u64, Rc<Control>>>,
     timeouts: RefCell<super::Config>,
     paused: RefCell<Vec<Held>>,
@@ -72,6 +78,7 @@ impl Thread {
             now: Cell::new(Instant::now()),
             front,
             scratch: Cell::default(),
+            prefix: Cell::default(),
             sessions: RefCell::default(),
             timeouts: RefCell::new(timeouts),
             paused: RefCell::default(),
@@ -80,6 +87,21 @@ impl Thread {
             profiles: Profiles::default(),
             draining: Cell::new(false),
         })
+    }
+
+    /// What a session has to send in front of its messages.
+    pub(super) fn prefix(&self, needed: &Needed<'_>) -> BytesMut {
+        let mut prefix = self.prefix.take();
+        needed.put(&mut prefix);
+        prefix
+    }
+
+    /// Keeps the room of a prefix that was sent.
+    pub(super) fn give_prefix(&self, mut prefix: BytesMut) {
+        if prefix.capacity() <= PREFIX_BYTES_MAX {
+            prefix.clear();
+            self.prefix.set(prefix);
+        }
     }
 
     /// The coarse time: that of the last tick.
