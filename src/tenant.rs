@@ -397,7 +397,7 @@ words!(
 );
 
 /// A PostgreSQL server on which tenants live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Server {
     /// Its name in the registry.
     pub name: ServerName,
@@ -418,7 +418,7 @@ pub struct Server {
 }
 
 /// How places of a module are served. Places that agree have it in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// The module.
     pub module: ModuleName,
@@ -623,6 +623,20 @@ mod tests {
     fn uuids_in_any_spelling_are_one_name() {
         let plain = TenantName::parse("0190B5A000007000800000000000000A").map(String::from);
         assert_eq!(plain.as_deref(), Ok("0190b5a0-0000-7000-8000-00000000000a"));
+    }
+
+    #[test]
+    fn a_name_spells_an_id_or_is_a_slug_or_an_alias() {
+        let id = |text: &str| TenantName::parse(text).unwrap().id();
+        let hyphenated = "0190b5a0-0000-7000-8000-00000000000a";
+        let braced = format!("{{{hyphenated}}}");
+        for spelling in [hyphenated, "0190B5A000007000800000000000000A", &braced, &format!("urn:uuid:{hyphenated}")] {
+            assert_eq!(id(spelling).map(|id| id.to_string()).as_deref(), Some(hyphenated), "{spelling}");
+            assert!(Slug::parse(spelling).is_err() && Alias::parse(spelling).is_err(), "{spelling}");
+        }
+        for other in ["acme", "krn:acme:client:prod-001", "0190b5a0-0000-7000-8000-00000000000", "0190b5a0"] {
+            assert_eq!(id(other), None, "{other}");
+        }
     }
 
     #[test]

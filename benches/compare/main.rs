@@ -1,4 +1,5 @@
-//! Compares pgtenant with PgBouncer and with no proxy at all, on this machine, in interleaved rounds: `make bench`.
+//! Compares pgtenant with PgBouncer, with no proxy at all and, where asked to, with other proxies, on this machine, in interleaved rounds:
+//! `make bench`.
 
 mod chart;
 mod copy;
@@ -20,7 +21,7 @@ use place::Place;
 use report::{Report, Run};
 use target::{Target, Targets};
 
-/// Throughput, latency and proxy CPU of pgtenant beside PgBouncer and direct PostgreSQL.
+/// Throughput, latency and proxy CPU of pgtenant beside PgBouncer, direct PostgreSQL and other proxies.
 #[derive(Debug, Parser)]
 #[command(name = "compare")]
 pub(crate) struct Options {
@@ -33,7 +34,7 @@ pub(crate) struct Options {
     /// Only workloads with this in their name (as in the table), such as "simple" or "copy".
     #[arg(long, default_value = "")]
     only: String,
-    /// Connections of either proxy's pool.
+    /// Connections of each proxy's pool.
     #[arg(long, default_value_t = 70)]
     pool_size: u32,
     /// pgbench's scale: 100,000 rows each.
@@ -172,7 +173,7 @@ async fn run(place: &Place, target: &Target, workload: Workload, seconds: u32) -
         Workload::Copy(clients) => copy::run(place, target, clients, seconds).await?,
     };
     let used = target.cpu()?.zip(before.0).map(|(after, before)| after - before);
-    if used.is_none() {
+    if target.connects_each {
         place.wait_for_children(before.1.children).await?;
     }
     let server_cpu = place.server()?.cpu.saturating_sub(before.1.cpu);

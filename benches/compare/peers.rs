@@ -1,4 +1,4 @@
-//! Proxies that take part where somebody has them.
+//! Further proxies, which take part where their programs are named.
 
 use std::path::Path;
 use std::process::Command;
@@ -45,17 +45,16 @@ pub(crate) fn start_odyssey(place: &Place, options: &Options, program: &Path) ->
 }
 
 /// A connection of its own to the server for each client.
-pub(crate) fn start_haproxy(place: &Place, options: &Options, program: &Path) -> Result<Target> {
+pub(crate) fn start_haproxy(place: &Place, program: &Path) -> Result<Target> {
     let port = free_port()?;
     let config = format!(
         "global\n  nbthread {threads}\n  maxconn 1000\n\
          defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
-         listen one\n  bind {HOST}:{port}\n  server one {HOST}:{server_port} maxconn {size}\n",
+         listen one\n  bind {HOST}:{port}\n  server one {HOST}:{server_port}\n",
         threads = threads(),
         server_port = place.cluster.port(),
-        size = options.pool_size * 2,
     );
     place.write("haproxy.cfg", &config)?;
     let process = Supervised::start(place, program, &["-f", "haproxy.cfg"], "haproxy")?;
-    Ok(Target::peer("haproxy", port, process))
+    Ok(Target { connects_each: true, ..Target::peer("haproxy", port, process) })
 }

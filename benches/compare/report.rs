@@ -71,12 +71,12 @@ impl Report {
     pub(crate) fn new(place: &Place, targets: &Targets, options: &Options) -> Self {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let title = format!(
-            "pgtenant {}, {} (transaction mode, pools of {}), PostgreSQL {}; pgbench scale {}; \
+            "pgtenant {}, {}; PostgreSQL {}; pools of {} in transaction mode; pgbench scale {}; \
              {} rounds of {} s; {cores} cores",
             env!("CARGO_PKG_VERSION"),
             targets.peers,
-            options.pool_size,
             place.version,
+            options.pool_size,
             options.scale,
             options.rounds,
             options.seconds,

@@ -13,7 +13,7 @@ use crate::cpu::Stat;
 use crate::place::Place;
 
 /// As in the temporary server's supervisor: end of file on standard input means that we are gone.
-const SCRIPT: &str = r#"exec 3<&0; "$@" 3<&- & proxy=$!; echo "$proxy"; read -r _ <&3; kill -KILL "$proxy"; wait"#;
+const SCRIPT: &str = r#"exec 3<&0; "$@" 3<&- >&2 & proxy=$!; echo "$proxy"; read -r _ <&3; kill -KILL "$proxy"; wait"#;
 
 /// A running proxy; dropping it ends the process.
 pub(crate) struct Supervised {
@@ -46,7 +46,7 @@ impl Supervised {
         Ok(stat.own)
     }
 
-    /// What it wrote to standard error.
+    /// What it wrote to standard output and standard error.
     pub(crate) fn said(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         text.lines().rev().take(5).collect::<Vec<_>>().join("\n")

@@ -1,4 +1,4 @@
-//! What is compared: direct PostgreSQL, PgBouncer, pgtenant.
+//! What is compared: direct PostgreSQL, PgBouncer, pgtenant, and further proxies where their programs are named.
 
 use std::fmt::Write;
 use std::net::TcpListener;
@@ -29,13 +29,23 @@ pub(crate) struct Target {
     pub(crate) carries_statements: bool,
     /// Whether unnamed statements are kept on server connections.
     pub(crate) keeps_statements: bool,
-    process: Option<Supervised>,
+    /// Whether each client has a server process of its own, which ends with it.
+    pub(crate) connects_each: bool,
+    pub(crate) process: Option<Supervised>,
 }
 
 impl Target {
     /// A proxy that clients log in to as to the server.
     pub(crate) fn peer(name: &'static str, port: u16, process: Supervised) -> Self {
-        Self { name, port, user: ROLE, carries_statements: true, keeps_statements: false, process: Some(process) }
+        Self {
+            name,
+            port,
+            user: ROLE,
+            carries_statements: true,
+            keeps_statements: false,
+            connects_each: false,
+            process: Some(process),
+        }
     }
 
     /// The proxy's CPU time so far; none without a proxy.
@@ -90,6 +100,7 @@ impl Targets {
                 user: ROLE,
                 carries_statements: true,
                 keeps_statements: false,
+                connects_each: true,
                 process: None,
             },
             start_pgbouncer(place, options, carries_statements)?.ready().await?,
@@ -103,7 +114,7 @@ impl Targets {
             write!(peers, ", Odyssey {}", peers::version(program, "--version")?)?;
         }
         if let Some(program) = &options.haproxy {
-            all.push(peers::start_haproxy(place, options, program)?.ready().await?);
+            all.push(peers::start_haproxy(place, program)?.ready().await?);
             write!(peers, ", HAProxy {}", peers::version(program, "-v")?)?;
         }
         Ok(Self { all, peers })
@@ -171,8 +182,7 @@ fn start_pgtenant(place: &Place, options: &Options, name: &'static str, listen: 
     let file = format!("{}.toml", name.replace(", ", "-"));
     place.write(&file, &config)?;
     let process = Supervised::start(place, Path::new(PGTENANT), &["serve", "--config", &file], name)?;
-    let process = Some(process);
-    Ok(Target { name, port, user: "app@acme", carries_statements: true, keeps_statements, process })
+    Ok(Target { user: "app@acme", keeps_statements, ..Target::peer(name, port, process) })
 }
 
 pub(crate) fn free_port() -> Result<u16> {

@@ -87,7 +87,7 @@ pub(crate) async fn measure(place: &Place, rounds: usize) -> Result<Found> {
     ];
     let notes = vec![format!(
         "{TENANTS} clients, {TOGETHER} at one time, on one pool of 20: of as many tenants {:.0} % of the transactions got another tenant's \
-         connection; beside them as many clients of one tenant. Before, each client asked {} times, in the first {TIMES} of which PostgreSQL took {:.1} µs a \
+         connection; beside them as many clients of one tenant. Before, each client of its own tenant asked {} times, in the first {TIMES} of which PostgreSQL took {:.1} µs a \
          transaction: a connection that meets a tenant's table for the first time reads what there is to know of it. A round trip is counted whenever the proxy sends after the server has.",
         share * 100.0,
         WARMING_ROUNDS * TIMES,

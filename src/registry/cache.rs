@@ -1,7 +1,5 @@
 //! What is remembered of the registry: known tenants under all their names, unknown names, and how far to trust either.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +8,9 @@ use rapidhash::RapidHashMap;
 use rapidhash::fast::RandomState;
 use tokio::time::Instant;
 
+use super::common::Common;
 use super::standing::Standing;
-use crate::tenant::{Alias, ModuleName, Server, ServerName, Tenant, TenantId, TenantName, TenantStatus, Terms};
+use crate::tenant::{Alias, Server, Tenant, TenantId, TenantName, TenantStatus, Terms};
 
 /// The bounds of a [`Cache`].
 #[derive(Debug, Clone, Copy)]
@@ -50,8 +49,8 @@ pub(super) struct Cache {
     /// The time until which they are so, the oldest first. What anybody may ask for, hashed as such.
     unknown: LinkedHashMap<TenantName, Instant, std::hash::RandomState>,
     /// Those of the known tenants, which have them in common.
-    servers: HashMap<ServerName, Arc<Server>>,
-    terms: HashMap<ModuleName, Arc<Terms>>,
+    servers: Common<Server>,
+    terms: Common<Terms>,
     /// Rises with every change heard of: an answer asked for before a change must not be kept after it.
     epoch: u64,
     polled_at: Option<Instant>,
@@ -83,8 +82,8 @@ impl Cache {
             known: LinkedHashMap::default(),
             names: RapidHashMap::default(),
             unknown: LinkedHashMap::default(),
-            servers: HashMap::new(),
-            terms: HashMap::new(),
+            servers: Common::default(),
+            terms: Common::default(),
             epoch: 0,
             polled_at: None,
         }
@@ -201,13 +200,13 @@ impl Cache {
     /// The tenant with what others have of servers and modules, too, where it is the same.
     fn sharing(&mut self, mut tenant: Tenant) -> Arc<Tenant> {
         for placement in tenant.placements.iter_mut().filter_map(Arc::get_mut) {
-            share(&mut self.servers, &mut placement.server, |server| &server.name);
-            share(&mut self.terms, &mut placement.terms, |terms| &terms.module);
+            self.servers.share(&mut placement.server);
+            self.terms.share(&mut placement.terms);
         }
         Arc::new(tenant)
     }
 
-    /// The known tenant of this name, unless nobody remembers more of it than the name.
+    /// The tenant of this name: of an id that very one, known or not.
     fn bearer(&self, name: &TenantName) -> Option<TenantId> {
         name.id().or_else(|| self.names.get(name).copied())
     }
@@ -258,17 +257,6 @@ impl Cache {
         self.unknown.insert(name, now + self.limits.negative_ttl);
         while self.unknown.len() > self.unknown_max() {
             self.unknown.pop_front();
-        }
-    }
-}
-
-/// Takes what is known of this name instead, if it is the same, else makes it known.
-fn share<N: Clone + Eq + Hash, T: PartialEq>(known: &mut HashMap<N, Arc<T>>, own: &mut Arc<T>, name: fn(&T) -> &N) {
-    match known.get(name(own)) {
-        Some(common) if common == own => *own = Arc::clone(common),
-        _ => {
-            known.retain(|_, known| Arc::strong_count(known) > 1);
-            known.insert(name(own).clone(), Arc::clone(own));
         }
     }
 }
@@ -449,6 +437,47 @@ mod tests {
         assert_eq!(cache.find(&name("00000000-0000-0000-0000-000000000001"), now), Found::Nothing);
         cache.learn(&name("krn:acme"), None, 0, now).unwrap();
         assert_eq!(cache.find(&name("acme"), now), Found::Nothing);
+    }
+
+    #[test]
+    fn a_surplus_name_that_is_anothers_stays_the_others() {
+        // Room for three: an id and two names.
+        let (mut cache, now) = (cache(4), Instant::now());
+        cache.polled(now);
+        let aliases = ["second", "beta"].map(|alias| Alias::parse(alias).unwrap()).into();
+        let crowded = Tenant { aliases, ..tenant(1, "acme", 1) };
+        let beta = Tenant { aliases: Vec::new(), ..tenant(2, "beta", 2) };
+        cache.learn(&name("acme"), Some(crowded), 0, now).unwrap();
+        assert_eq!(fresh(&mut cache, "second", now).as_deref(), Some("acme"));
+        assert_eq!(cache.find(&name("beta"), now), Found::Nothing);
+        cache.learn(&name("beta"), Some(beta), 0, now).unwrap();
+        assert_eq!(fresh(&mut cache, "beta", now).as_deref(), Some("beta"));
+        assert_eq!(cache.find(&name("second"), now), Found::Nothing);
+        assert_eq!((cache.known.len(), cache.names.len()), (1, 1));
+    }
+
+    #[test]
+    fn the_smallest_cache_knows_one_tenant_by_its_id() {
+        let (mut cache, now) = (cache(1), Instant::now());
+        cache.polled(now);
+        for number in 1..=3 {
+            let slug = format!("t{number}");
+            cache.learn(&name(&slug), Some(tenant(number, &slug, 1)), 0, now).unwrap();
+            assert_eq!(fresh(&mut cache, &Uuid::from_u128(number).to_string(), now), Some(slug));
+            assert_eq!((cache.known.len(), cache.names.len()), (1, 0));
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_unknown_is_nobodys_until_it_is_learned() {
+        let (mut cache, now) = (cache(100), Instant::now());
+        let id = Uuid::from_u128(1).to_string();
+        cache.polled(now);
+        assert_eq!(cache.find(&name(&id), now), Found::Nothing);
+        cache.learn(&name(&id), None, 0, now).unwrap();
+        assert_eq!(cache.find(&name(&id), now), Found::Fresh(None));
+        cache.learn(&name("acme"), Some(tenant(1, "acme", 1)), 0, now).unwrap();
+        assert_eq!(fresh(&mut cache, &id, now).as_deref(), Some("acme"));
     }
 
     #[test]

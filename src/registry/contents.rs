@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::cache::names_of;
+use super::common::Common;
 use super::rows::{ModuleRow, PlacementRow, PlacementStatus, TenantDetails};
 use crate::auth::Verifier;
 use crate::tenant::{
@@ -93,9 +94,12 @@ impl Contents {
         let servers: HashMap<&ServerName, Arc<Server>> =
             self.servers.iter().map(|server| (&server.name, Arc::new(server.clone()))).collect();
         let modules: HashMap<&str, &ModuleRow> = self.modules.iter().map(|m| (m.name.as_str(), m)).collect();
-        let place = |row: &PlacementRow| {
+        let mut terms = Common::default();
+        let mut place = |row: &PlacementRow| {
             let (module, server) = (modules.get(row.module.as_str())?, servers.get(&row.server)?);
-            Some(Arc::new(placement(row, module, Arc::clone(server))))
+            let mut placement = placement(row, module, Arc::clone(server));
+            terms.share(&mut placement.terms);
+            Some(Arc::new(placement))
         };
         let tenant = |details: &TenantDetails| Tenant {
             id: details.tenant.id,
@@ -108,7 +112,7 @@ impl Contents {
             allow: details.allow.clone(),
             default_module: details.tenant.default_module.clone(),
             limits: details.tenant.limits.clone().into_shared(),
-            placements: details.placements.iter().filter_map(place).collect(),
+            placements: details.placements.iter().filter_map(&mut place).collect(),
             logins: details.logins.clone(),
             generation: details.tenant.generation,
         };

@@ -238,10 +238,15 @@ impl Database {
 
     async fn load_once(&self, name: &TenantName, deadline: Instant) -> Result<Option<Tenant>, RegistryError> {
         let doing = "look up a tenant";
-        let name = name.as_str();
-        let rows = self.query(deadline, doing, queries::RECORD_BY_NAME, &[(&name, Type::TEXT)]).await?;
+        let rows = self.query(deadline, doing, queries::RECORD_BY_NAME, &[(&name.as_str(), Type::TEXT)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        decode::<TenantRecord>(doing, row).map(|record| Some(Tenant::from(record)))
+        let tenant = Tenant::from(decode::<TenantRecord>(doing, row)?);
+        // The tables' triggers see to it that an id is nobody else's name; those can be switched off.
+        if name.id().is_some_and(|id| id != tenant.id) {
+            tracing::error!(name = name.as_str(), tenant = %tenant.id, "the registry has another tenant under this id; nobody is served by it");
+            return Ok(None);
+        }
+        Ok(Some(tenant))
     }
 
     /// One statement on a connection of the pool.

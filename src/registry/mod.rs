@@ -4,6 +4,7 @@ mod activity;
 mod admin;
 mod cache;
 mod change;
+mod common;
 mod config;
 mod connect;
 mod contents;
