@@ -33,6 +33,25 @@ async fn a_tenant_is_found_whole_by_any_of_its_names() {
 }
 
 #[tokio::test]
+async fn an_id_that_a_damaged_registry_gives_to_another_tenant_leads_to_nobody() {
+    let (database, admin) = furnished().await;
+    let (acme, beta) = (add(&admin, "acme").await, add(&admin, "beta").await);
+    // What the triggers refuse.
+    let damage = format!(
+        "SET session_replication_role = replica;
+         UPDATE pgtenant.tenant_names SET tenant_id = '{}' WHERE name = '{}';
+         RESET session_replication_role",
+        beta.id, acme.id
+    );
+    database.admin.batch_execute(&damage).await.unwrap();
+    let registry = open(&database).await;
+    for _ in 0..2 {
+        assert_eq!(registry.lookup(&name(&acme.id.to_string())).await.unwrap(), None);
+        assert_eq!(registry.lookup(&name("beta")).await.unwrap().unwrap().id, beta.id);
+    }
+}
+
+#[tokio::test]
 async fn a_crowd_that_asks_for_one_name_asks_the_database_once() {
     let (database, admin) = furnished().await;
     add(&admin, "acme").await;
