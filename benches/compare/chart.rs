@@ -7,7 +7,7 @@ use crate::report::Report;
 const BAR_HEIGHT: f64 = 11.0;
 const GROUP_GAP: f64 = 10.0;
 const LEFT: f64 = 190.0;
-const TOP: f64 = 60.0;
+const TOP: f64 = 74.0;
 /// Width of a ratio of one.
 const UNIT: f64 = 260.0;
 const WIDTH: f64 = LEFT + 2.0 * UNIT + 60.0;
@@ -47,12 +47,15 @@ pub(crate) fn draw(report: &Report) -> String {
         "start",
         "CPU of the proxy for a transaction, over PgBouncer\u{2019}s in the same round (median)",
     );
-    text(&mut head, 8.0, 30.0, "start", report.title());
+    // Who, then how.
+    let (who, how) = report.title().split_once("; ").unwrap_or((report.title(), ""));
+    text(&mut head, 8.0, 30.0, "start", who);
+    text(&mut head, 8.0, 44.0, "start", how);
     let taking_part = COLOURS.iter().filter(|(name, _)| report.has(name));
     for (index, (name, colour)) in taking_part.enumerate() {
         let x = 8.0 + 120.0 * index as f64;
-        rectangle(&mut head, x, 38.0, 10.0, 10.0, colour);
-        text(&mut head, x + 14.0, 47.0, "start", name);
+        rectangle(&mut head, x, 52.0, 10.0, 10.0, colour);
+        text(&mut head, x + 14.0, 61.0, "start", name);
     }
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{y}\" font-family=\"sans-serif\" font-size=\"10\">\
