@@ -15,12 +15,12 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The first word of what it says of itself that begins like a version.
-pub(crate) fn version(program: &Path, argument: &str) -> Result<String> {
+/// What it says of its version: the word after its name.
+pub(crate) fn version(program: &Path, argument: &str, name: &str) -> Result<String> {
     let output = Command::new(program).arg(argument).output().with_context(|| format!("run {}", program.display()))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let number = said.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    Ok(number.with_context(|| format!("{} {argument} says {said:?}", program.display()))?.to_owned())
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = said.strip_prefix(name).and_then(|rest| rest.split_whitespace().next());
+    Ok(version.with_context(|| format!("{} {argument} says {said:?}", program.display()))?.to_owned())
 }
 
 /// With what makes it like the others: transaction pooling, statements carried from one server connection to another, nothing logged of

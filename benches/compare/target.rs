@@ -3,10 +3,9 @@
 use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 
@@ -111,11 +110,11 @@ impl Targets {
         let mut peers = format!("PgBouncer {pgbouncer}");
         if let Some(program) = &options.odyssey {
             all.push(peers::start_odyssey(place, options, program)?.ready().await?);
-            write!(peers, ", Odyssey {}", peers::version(program, "--version")?)?;
+            write!(peers, ", Odyssey {}", peers::version(program, "--version", "odyssey ")?)?;
         }
         if let Some(program) = &options.haproxy {
             all.push(peers::start_haproxy(place, program)?.ready().await?);
-            write!(peers, ", HAProxy {}", peers::version(program, "-v")?)?;
+            write!(peers, ", HAProxy {}", peers::version(program, "-v", "HAProxy version ")?)?;
         }
         Ok(Self { all, peers })
     }
@@ -127,16 +126,11 @@ impl Targets {
 
 /// Its version, and whether that carries prepared statements in transaction mode (1.21 was the first to).
 fn pgbouncer_version(program: &Path) -> Result<(String, bool)> {
-    let output = Command::new(program).arg("--version").output();
-    let name = program.display();
-    let output = output.with_context(|| format!("run {name} (Debian: apt-get install pgbouncer)"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let Some(version) = text.lines().next().and_then(|line| line.strip_prefix("PgBouncer ")) else {
-        bail!("{name} --version says {text:?}");
-    };
+    let version =
+        peers::version(program, "--version", "PgBouncer ").context("PgBouncer (Debian: apt-get install pgbouncer)")?;
     let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
     let carries = numbers.next().zip(numbers.next()) >= Some((1, 21));
-    Ok((version.to_owned(), carries))
+    Ok((version, carries))
 }
 
 fn start_pgbouncer(place: &Place, options: &Options, carries_statements: bool) -> Result<Target> {
