@@ -11,6 +11,7 @@ mod place;
 mod report;
 mod supervised;
 mod target;
+mod targets;
 
 use std::path::PathBuf;
 
@@ -19,7 +20,8 @@ use clap::Parser;
 
 use place::Place;
 use report::{Report, Run};
-use target::{Target, Targets};
+use target::Target;
+use targets::Targets;
 
 /// Throughput, latency and proxy CPU of pgtenant beside PgBouncer, direct PostgreSQL and other proxies.
 #[derive(Debug, Parser)]

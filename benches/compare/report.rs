@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::place::Place;
-use crate::target::Targets;
+use crate::targets::Targets;
 use crate::{Options, Workload};
 
 /// What the ratios are to: the first that takes part in a workload.

@@ -1,6 +1,5 @@
-//! What is compared: direct PostgreSQL, PgBouncer, pgtenant, and further proxies where their programs are named.
+//! What is compared: direct PostgreSQL, PgBouncer, pgtenant, and other proxies.
 
-use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +9,6 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 
 use crate::Options;
-use crate::peers;
 use crate::place::{DATABASE, PASSWORD, Place, ROLE};
 use crate::supervised::Supervised;
 
@@ -61,7 +59,7 @@ impl Target {
         Ok(client)
     }
 
-    async fn ready(self) -> Result<Self> {
+    pub(crate) async fn ready(self) -> Result<Self> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             let error = match self.connect().await {
@@ -81,59 +79,7 @@ impl Target {
     }
 }
 
-/// Everyone who takes part.
-pub(crate) struct Targets {
-    all: Vec<Target>,
-    /// The other proxies and their versions, for the report.
-    pub(crate) peers: String,
-}
-
-impl Targets {
-    pub(crate) async fn start(place: &Place, options: &Options) -> Result<Self> {
-        let (pgbouncer, carries_statements) = pgbouncer_version(&options.pgbouncer)?;
-        let direct = place.cluster.port();
-        let mut all = vec![
-            Target {
-                name: "postgres",
-                port: direct,
-                user: ROLE,
-                carries_statements: true,
-                keeps_statements: false,
-                connects_each: true,
-                process: None,
-            },
-            start_pgbouncer(place, options, carries_statements)?.ready().await?,
-            start_pgtenant(place, options, "pgtenant", "")?.ready().await?,
-            start_pgtenant(place, options, "pgtenant, epoll", "engine = 'epoll'\n")?.ready().await?,
-            start_pgtenant(place, options, "pgtenant, keeping", "")?.ready().await?,
-        ];
-        let mut peers = format!("PgBouncer {pgbouncer}");
-        if let Some(program) = &options.odyssey {
-            all.push(peers::start_odyssey(place, options, program)?.ready().await?);
-            write!(peers, ", Odyssey {}", peers::version(program, "--version", "odyssey ")?)?;
-        }
-        if let Some(program) = &options.haproxy {
-            all.push(peers::start_haproxy(place, program)?.ready().await?);
-            write!(peers, ", HAProxy {}", peers::version(program, "-v", "HAProxy version ")?)?;
-        }
-        Ok(Self { all, peers })
-    }
-
-    pub(crate) fn all(&self) -> &[Target] {
-        &self.all
-    }
-}
-
-/// Its version, and whether that carries prepared statements in transaction mode (1.21 was the first to).
-fn pgbouncer_version(program: &Path) -> Result<(String, bool)> {
-    let version =
-        peers::version(program, "--version", "PgBouncer ").context("PgBouncer (Debian: apt-get install pgbouncer)")?;
-    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
-    let carries = numbers.next().zip(numbers.next()) >= Some((1, 21));
-    Ok((version, carries))
-}
-
-fn start_pgbouncer(place: &Place, options: &Options, carries_statements: bool) -> Result<Target> {
+pub(crate) fn start_pgbouncer(place: &Place, options: &Options, carries_statements: bool) -> Result<Target> {
     let port = free_port()?;
     // The same verifier as the server's, so that PgBouncer too passes the client's keys through.
     place.write("users.txt", &format!("\"{ROLE}\" \"{}\"\n", place.verifier))?;
@@ -152,7 +98,7 @@ fn start_pgbouncer(place: &Place, options: &Options, carries_statements: bool) -
     Ok(Target { carries_statements, ..Target::peer("pgbouncer", port, process) })
 }
 
-fn start_pgtenant(place: &Place, options: &Options, name: &'static str, listen: &str) -> Result<Target> {
+pub(crate) fn start_pgtenant(place: &Place, options: &Options, name: &'static str, listen: &str) -> Result<Target> {
     let keeps_statements = name.ends_with("keeping");
     let keeping = if keeps_statements { "keep_unnamed_statements = ['*']\n" } else { "" };
     let port = free_port()?;
